@@ -1,0 +1,1 @@
+"""The tests of Holdfast; shared helpers are imported as `tests.<module>`."""
