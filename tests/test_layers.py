@@ -14,7 +14,7 @@ CONTRACT = VALUES | {"backend"}  # layer 1
 DRIVERS = {"backends", "wrappers"}  # layer 2: one database each; decorators of any backend
 ENGINE = ["state", "runs", "transfer", "session", "store", "sync"]  # layer 2: each imports only those before it
 OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
-PUBLIC = {"holdfast", "sync", "backend", "errors"}
+PUBLIC = CONTRACT | {"holdfast", "sync"}
 
 MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is the package's own __init__
     "holdfast": CONTRACT | set(ENGINE),

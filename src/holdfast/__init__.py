@@ -1,0 +1,119 @@
+"""Holdfast: the session layer for AI agents.
+
+    async with Store.open("sqlite:///chat.db") as store:
+        session = await store.session("ada-1", user_id="ada")
+        await session.append(user("hi"), assistant("hello"))
+
+`holdfast.sync` has the same names and blocks. A `Backend` is what you implement, a `Store` is what you open, a `Session` is what you use.
+"""
+
+from .backend import Backend, Capabilities
+from .entries import Entry
+from .errors import (
+    CommitReused,
+    Conflict,
+    Corrupt,
+    Fenced,
+    HoldfastError,
+    InvalidId,
+    InvalidURL,
+    InvalidValue,
+    MissingExtra,
+    NotAStore,
+    OutcomeUnknown,
+    SchemaMismatch,
+    SessionBusy,
+    SessionExists,
+    SessionGone,
+    SessionNotFound,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+    TooLarge,
+    Unsupported,
+    UsageError,
+)
+from .messages import (
+    Blob,
+    Compaction,
+    File,
+    Message,
+    Native,
+    Other,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Uri,
+    assistant,
+    system,
+    tool,
+    user,
+)
+from .runs import Metrics, RunInfo
+from .session import Run, Session, SessionInfo
+from .state import State
+from .store import SessionManager, SessionPage, Store
+from .values import Tagged, register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend",
+    "Blob",
+    "Capabilities",
+    "CommitReused",
+    "Compaction",
+    "Conflict",
+    "Corrupt",
+    "Entry",
+    "Fenced",
+    "File",
+    "HoldfastError",
+    "InvalidId",
+    "InvalidURL",
+    "InvalidValue",
+    "Message",
+    "Metrics",
+    "MissingExtra",
+    "Native",
+    "NotAStore",
+    "Other",
+    "OutcomeUnknown",
+    "Part",
+    "Reasoning",
+    "Run",
+    "RunInfo",
+    "SchemaMismatch",
+    "Session",
+    "SessionBusy",
+    "SessionExists",
+    "SessionGone",
+    "SessionInfo",
+    "SessionManager",
+    "SessionNotFound",
+    "SessionPage",
+    "State",
+    "Store",
+    "StoreClosed",
+    "StoreError",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreUnavailable",
+    "Tagged",
+    "Text",
+    "TooLarge",
+    "ToolCall",
+    "ToolResult",
+    "Unsupported",
+    "Uri",
+    "UsageError",
+    "assistant",
+    "register",
+    "system",
+    "tool",
+    "user",
+]

@@ -1,0 +1,573 @@
+"""The contract of a backend: six values that go in and out, one Protocol, and the rules of a commit as a pure function.
+
+A backend keeps sessions by `Key`. It reads by a `ReadPlan` (one plan is one request) and writes by a `Commit` (all or nothing, one
+request). It knows neither agents nor messages nor scopes. `judge` decides every commit, so that backends only store.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Callable
+from hashlib import blake2b
+from itertools import islice
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from .entries import Entry, NewEntry
+from .errors import CommitReused, Conflict, Fenced, SessionBusy, SessionExists, SessionGone, SessionNotFound, TooLarge
+
+COMMITS_KEPT = 1024
+"""A commit id is recognised at least this many commits later."""
+
+
+class Key(NamedTuple):
+    """Where a session lives: nothing crosses two tenants."""
+
+    tenant: str
+    session_id: str
+
+    def __str__(self) -> str:
+        return f"session {self.session_id!r}" + (f" of tenant {self.tenant!r}" if self.tenant != "default" else "")
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend declares. Nothing is found out by trying.
+
+    `in_place` says that its methods never suspend when no event loop runs: they finish on the calling thread.
+    """
+
+    durable: bool
+    multi_process: bool
+    watch: bool = False
+    in_place: bool = False
+    atomic_scopes: bool = False
+    max_entry_bytes: int = 16 * 1024 * 1024
+
+
+# --- the head: the small mutable record of a session -----------------------------------------------------------------
+
+
+class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Running totals of a session's life; `bytes` are body bytes of its entries."""
+
+    runs: int = 0
+    messages: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)))
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Who runs: `beat` grows with every heartbeat, `lease` is in seconds on the waiter's own monotonic clock."""
+
+    holder: str
+    beat: int
+    lease: float
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a fork came from."""
+
+    session_id: str
+    version: int
+
+
+class Head(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a session is now. Times are unix microseconds, `ttl` seconds; `fence` is the newest claim's number, taken or not."""
+
+    incarnation: int
+    version: int = 0
+    seq: int = 0
+    user_id: str | None = None
+    created: int = 0
+    updated: int = 0
+    counts: Counts = Counts()
+    fence: int = 0
+    claim: Claim | None = None
+    waiting: bool = False
+    kind: str = "session"
+    agent: str | None = None
+    name: str | None = None
+    metadata: dict[str, Any] = {}
+    origin: Origin | None = None
+    parent: str | None = None
+    service_ids: dict[str, Any] = {}
+    ttl: float | None = None
+    expires: int | None = None
+    hides: int = 0
+    """How many times entries were hidden: a cache of entries older than this is read again."""
+    floor: int = 0
+    """Tombstones of versions up to this one are gone: older knowledge of the state is read again, whole."""
+
+
+class HeadPatch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a commit changes in the head. `metadata` and `service_ids` are merged by key; a None value removes its key."""
+
+    kind: str | UnsetType = UNSET
+    agent: str | None | UnsetType = UNSET
+    name: str | None | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    origin: Origin | UnsetType = UNSET
+    parent: str | None | UnsetType = UNSET
+    service_ids: dict[str, Any] | UnsetType = UNSET
+    waiting: bool | UnsetType = UNSET
+    ttl: float | None | UnsetType = UNSET
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """Which entries: those with `after` < seq < `before` of the named kinds and run; of more than `limit`, the newest (or the oldest).
+
+    The answer is always in the order of seq. Hidden entries are left out unless `hidden` is true.
+    """
+
+    after: int = 0
+    before: int | None = None
+    limit: int | None = None
+    newest: bool = True
+    kinds: tuple[str, ...] = ()
+    run_id: str | None = None
+    hidden: bool = False
+
+
+class BlobRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Which blobs: of one namespace (None: of all), by exact keys or by prefix ("" is all), in order; `data=False` leaves their bytes out."""
+
+    namespace: str | None = None
+    keys: tuple[str, ...] | None = None
+    prefix: str = ""
+    data: bool = True
+
+
+class ReadPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to read, answered from one moment of the session. The head always comes along.
+
+    `state_since`: None reads no state, 0 all of it, v only what changed after version v (deletions included).
+    """
+
+    state_since: int | None = None
+    entries: Window | None = None
+    blobs: tuple[BlobRange, ...] = ()
+
+
+class StateRow(msgspec.Struct, frozen=True):
+    """One state value as stored; `value` None is a deletion's tombstone."""
+
+    value: bytes | None
+    version: int
+
+
+def select(entries: list[Entry], window: Window) -> list[Entry]:
+    """The window's answer from `entries`, which are in order and hold what the window may see."""
+    low = bisect_right(entries, window.after, key=_seq)
+    high = len(entries) if window.before is None else bisect_left(entries, window.before, key=_seq)
+    places = range(high - 1, low - 1, -1) if window.newest else range(low, high)
+    wanted = (entries[place] for place in places if _wanted(window, entries[place]))
+    found = list(wanted if window.limit is None else islice(wanted, window.limit))
+    return found[::-1] if window.newest else found
+
+
+def _wanted(window: Window, entry: Entry) -> bool:
+    return (not window.kinds or entry.kind in window.kinds) and (window.run_id is None or entry.run_id == window.run_id)
+
+
+_seq = attrgetter("seq")
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """Typed bytes under (namespace, key); `data` is None where the plan left it out."""
+
+    namespace: str
+    key: str
+    type: str
+    data: bytes | None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A plan's answer. `state_whole` says that `state` is everything there is, not only what changed."""
+
+    head: Head
+    state: dict[str, StateRow] | None = None
+    state_whole: bool = True
+    entries: list[Entry] | None = None
+    blobs: list[Blob] | None = None
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+class Create(msgspec.Struct, frozen=True):
+    """Create the session where it isn't; `exclusive` refuses one that is. A deleted life never comes back: its number is remembered."""
+
+    incarnation: int
+    exclusive: bool = False
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Set one state key; None deletes it. `if_version` is the version of its last change, 0 for a key that isn't there."""
+
+    key: str
+    value: bytes | None
+    if_version: int | None = None
+
+
+class BlobPut(msgspec.Struct, frozen=True):
+    """Store one blob: replace what is there, or with `if_absent` keep it."""
+
+    namespace: str
+    key: str
+    type: str
+    data: bytes
+    if_absent: bool = False
+
+
+class BlobDrop(msgspec.Struct, frozen=True):
+    """Delete blobs of one namespace: one key, or every key with a prefix."""
+
+    namespace: str
+    key: str | None = None
+    prefix: str = ""
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Entries from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+
+class Erase(msgspec.Struct, frozen=True):
+    """Remove everything a session holds: its content (a new life under the same id begins), or the session with it."""
+
+    what: Literal["content", "session"]
+    incarnation: int = 0
+
+
+class ClaimAct(msgspec.Struct, frozen=True):
+    """Take, renew or release the right to run. A take over another's claim names the (fence, beat) it has seen stand still."""
+
+    act: Literal["take", "renew", "release"]
+    holder: str = ""
+    lease: float = 30.0
+    seen: tuple[int, int] | None = None
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """One atomic write. Applied in this order: checks, erase, blob drops and puts, state, entries, hides, head and claim.
+
+    `incarnation`: the life the author saw; another one there is `SessionGone`. `base`: the version the author saw, 0 for unknown:
+    a repetition of this commit is looked for after it. `user_id` is the caller (`check_owner` False for an admin).
+    `hide` may name entries of this very commit. `time` is the author's clock, unix microseconds.
+    """
+
+    id: str
+    time: int
+    incarnation: int | None = None
+    base: int = 0
+    create: Create | None = None
+    user_id: str | None = None
+    check_owner: bool = True
+    expect: int | None = None
+    fence: int | None = None
+    entries: tuple[NewEntry, ...] = ()
+    hide: tuple[Range, ...] = ()
+    puts: tuple[Put, ...] = ()
+    blobs: tuple[BlobPut, ...] = ()
+    drops: tuple[BlobDrop, ...] = ()
+    patch: HeadPatch | None = None
+    counts: Counts | None = None
+    claim: ClaimAct | None = None
+    erase: Erase | None = None
+    answer: ReadPlan | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a commit did: the session's version and last seq right after it, the head now (None once the session is erased).
+
+    `repeated` says the commit had been applied before and nothing was written now.
+    """
+
+    head: Head | None
+    version: int
+    seq: int
+    snapshot: Snapshot | None = None
+    repeated: bool = False
+
+
+# --- listing ---------------------------------------------------------------------------------------------------------
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sessions of one tenant: all given conditions hold. `name` is a part of the name, in any case; `metadata` equals, key by key.
+
+    `user_id` and `waiting` are answered from an index, the others by bounded work per page.
+    """
+
+    tenant: str = "default"
+    user_id: str | None = None
+    waiting: bool | None = None
+    kind: str | None = None
+    parent: str | None = None
+    name: str | None = None
+    metadata: dict[str, Any] = {}
+    updated_after: int | None = None
+    updated_before: int | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Sessions, the newest created first, and the cursor of the next page (None at the end). A page may be short, even empty, before the end."""
+
+    items: list[tuple[str, Head]]
+    cursor: str | None
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What you implement to keep sessions in another database. Every method may be called from any event loop and any thread."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def open(self) -> None:
+        """Connect and check the schema, creating it in an empty database. Idempotent; also called lazily by the first use."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and let go. Idempotent; any use after it raises `StoreClosed`."""
+        ...
+
+    async def migrate(self) -> tuple[int, int]:
+        """Bring the schema up to this library's; (version before, version after)."""
+        ...
+
+    async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
+        """The answer to `plan`, or None where there is no session (expired counts as none)."""
+        ...
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        """Apply `commit` whole and durably, or raise and change nothing: see `judge` for the rules and their errors."""
+        ...
+
+    async def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:
+        """One page of sessions, newest created first; pages are stable under writes."""
+        ...
+
+    async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
+        """Create `target` with the visible entries of `source` up to seq `upto`, renumbered without gaps, its state and its blobs.
+
+        `commit` creates the target and is judged for it; its entries come after the copied ones. `SessionNotFound` where there is no source.
+        """
+        ...
+
+    async def sweep(self, limit: int) -> int:
+        """Remove up to `limit` expired sessions and old leftovers; how many sessions went."""
+        ...
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Optional: tells of commits as they come (`capabilities.watch`)."""
+
+    def watch(self, key: Key, after: int) -> AsyncIterator[int]:
+        """The session's version each time it is seen above `after`; ends when the session is gone."""
+        ...
+
+
+@runtime_checkable
+class Maintenance(Protocol):
+    """Optional: what `holdfast db` asks."""
+
+    async def status(self) -> dict[str, Any]:
+        """Facts for people: schema version, sizes, number of sessions."""
+        ...
+
+    async def check(self) -> list[str]:
+        """Everything wrong with what is stored, in words; an empty list is a sound store."""
+        ...
+
+
+def matches(filter: Filter, head: Head) -> bool:
+    """Whether `head` meets every condition of `filter` but the tenant."""
+    return (
+        (filter.user_id is None or head.user_id == filter.user_id)
+        and (filter.waiting is None or head.waiting == filter.waiting)
+        and (filter.kind is None or head.kind == filter.kind)
+        and (filter.parent is None or head.parent == filter.parent)
+        and (filter.name is None or filter.name.casefold() in (head.name or "").casefold())
+        and (filter.updated_after is None or head.updated > filter.updated_after)
+        and (filter.updated_before is None or head.updated < filter.updated_before)
+        and _has(head.metadata, filter.metadata)
+    )
+
+
+def _has(metadata: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return all(key in metadata and metadata[key] == value for key, value in wanted.items())
+
+
+# --- the rules of a commit -------------------------------------------------------------------------------------------
+
+
+def alive(head: Head | None, now: int) -> Head | None:
+    """`head` unless it has expired."""
+    return None if head is None or (head.expires is not None and head.expires <= now) else head
+
+
+def judge(key: Key, head: Head | None, commit: Commit, key_version: Callable[[str], int]) -> Head | None:
+    """The head after `commit`, or None when it erases the session. Raises, before anything is written:
+
+    `SessionNotFound` (not there, or not this caller's), `SessionExists`, `SessionGone`, `Fenced`, `SessionBusy`, `Conflict`.
+    `head` is the living head, `key_version(key)` the version of a state key's last change (0: never).
+    A repeated commit must have been answered before this is asked.
+    """
+    if head is None:
+        head = _created(key, commit)
+    elif commit.create is not None and commit.create.exclusive:
+        raise SessionExists(f"{key} exists already")
+    _check(key, head, commit, key_version)
+    if commit.erase is not None and commit.erase.what == "session":
+        return None
+    return _next_head(key, head, commit)
+
+
+def may_use(head: Head, user_id: str | None, check_owner: bool) -> bool:
+    """Whether this caller may see the session: its owner, anyone while it has none, an admin always."""
+    return not check_owner or head.user_id is None or head.user_id == user_id
+
+
+def changes(commit: Commit) -> bool:
+    """Whether `commit` moves the version: claims, heartbeats and mere contact don't."""
+    return bool(
+        commit.entries or commit.hide or commit.puts or commit.blobs or commit.drops or commit.patch or commit.erase or commit.counts or commit.create
+    )
+
+
+def digest(commit: Commit) -> bytes:
+    """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
+    content = blake2b(digest_size=8)
+    for entry in commit.entries:
+        content.update(b"e%a%a" % (entry.kind, entry.run_id))
+        content.update(entry.body)
+    for put in commit.puts:
+        content.update(b"p%a" % put.key)
+        content.update(put.value or b"\0")
+    for blob in commit.blobs:
+        content.update(b"b%a%a" % (blob.namespace, blob.key))
+        content.update(blob.data)
+    if commit.hide or commit.drops or commit.patch or commit.erase:
+        erase = commit.erase and commit.erase.what
+        content.update(msgspec.json.encode((commit.hide, commit.drops, commit.patch, erase)))
+    return content.digest()
+
+
+def repeated(key: Key, commit: Commit, seen: bytes) -> None:
+    """`CommitReused` unless the digest stored under this commit's id is this commit's own."""
+    if seen != digest(commit):
+        raise CommitReused(f"{key}: commit id {commit.id!r} was used before with other content; a repetition must be the same commit")
+
+
+def check_sizes(commit: Commit, limit: int) -> None:
+    """`TooLarge` for a body, value or blob of more than `limit` bytes."""
+    for entry in commit.entries:
+        _check_size(f"{entry.kind} entry {entry.id}", len(entry.body), limit)
+    for put in commit.puts:
+        _check_size(f"state key {put.key!r}", len(put.value or b""), limit)
+    for blob in commit.blobs:
+        _check_size(f"blob {blob.namespace}/{blob.key}", len(blob.data), limit)
+
+
+def _check_size(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(f"{what} has {size:,} bytes: this store takes at most {limit:,}; keep large data elsewhere and store a reference")
+
+
+def _created(key: Key, commit: Commit) -> Head:
+    if commit.incarnation is not None:
+        raise SessionGone(f"{key} is gone: it was deleted or expired since you last saw it")
+    if commit.create is None:
+        raise SessionNotFound(f"there is no {key}")
+    return Head(commit.create.incarnation, user_id=commit.user_id, created=commit.time)
+
+
+def _check(key: Key, head: Head, commit: Commit, key_version: Callable[[str], int]) -> None:
+    if not may_use(head, commit.user_id, commit.check_owner):
+        raise SessionNotFound(f"there is no {key}")
+    if commit.incarnation is not None and commit.incarnation != head.incarnation:
+        raise SessionGone(f"{key} was cleared, or deleted and made anew, since you last saw it")
+    if commit.fence is not None and (commit.fence != head.fence or head.claim is None):
+        raise Fenced(f"{key}: the claim with fence {commit.fence} has ended, the newest is {head.fence}")
+    if commit.claim is not None and commit.claim.act == "take":
+        _check_take(key, head, commit.claim)
+    if commit.expect is not None and commit.expect != head.version:
+        raise Conflict(commit.expect, head.version)
+    for put in commit.puts:
+        if put.if_version is not None and (found := key_version(put.key)) != put.if_version:
+            raise Conflict(put.if_version, found, key=put.key)
+
+
+def _check_take(key: Key, head: Head, take: ClaimAct) -> None:
+    held = head.claim
+    if held is not None and take.seen != (head.fence, held.beat):
+        raise SessionBusy(f"{key} is held by another run ({held.holder})", fence=head.fence, beat=held.beat, lease=held.lease)
+
+
+def _next_head(key: Key, head: Head, commit: Commit) -> Head:
+    if commit.erase is not None:
+        head = _cleared(head, commit.erase)
+    changed: dict[str, Any] = {} if commit.patch is None else _patched(head, commit.patch)
+    if head.user_id is None and commit.user_id is not None:
+        changed["user_id"] = commit.user_id
+    if commit.claim is not None:
+        changed.update(_claimed(head, commit.claim))
+    if changes(commit):
+        changed["version"] = head.version + 1
+        changed["updated"] = commit.time
+        changed["seq"] = head.seq + len(commit.entries)
+    if commit.hide:
+        changed["hides"] = head.hides + 1
+    if commit.counts is not None:
+        changed["counts"] = head.counts + commit.counts
+    _extend(head, changed, commit)
+    return msgspec.structs.replace(head, **changed) if changed else head
+
+
+def _cleared(head: Head, erase: Erase) -> Head:
+    return msgspec.structs.replace(
+        head, incarnation=erase.incarnation, name=None, seq=0, hides=0, floor=0, counts=Counts(), claim=None, waiting=False, service_ids={}
+    )
+
+
+def _claimed(head: Head, act: ClaimAct) -> dict[str, Any]:
+    if act.act == "take":
+        return {"fence": head.fence + 1, "claim": Claim(act.holder, 0, act.lease)}
+    if act.act == "release" or head.claim is None:
+        return {"claim": None}
+    return {"claim": Claim(head.claim.holder, head.claim.beat + 1, head.claim.lease)}
+
+
+def _patched(head: Head, patch: HeadPatch) -> dict[str, Any]:
+    changed = {field: value for field in patch.__struct_fields__ if (value := getattr(patch, field)) is not UNSET}
+    for field in ("metadata", "service_ids"):
+        if field in changed:
+            merged: dict[str, Any] = getattr(head, field) | changed[field]
+            changed[field] = {key: value for key, value in merged.items() if value is not None}
+    return changed
+
+
+def _extend(head: Head, changed: dict[str, Any], commit: Commit) -> None:
+    """Every commit puts off expiry; a claim holds it up for as long as somebody keeps beating."""
+    ttl = changed.get("ttl", head.ttl)
+    if ttl is None:
+        if head.expires is not None:
+            changed["expires"] = None
+        return
+    claim = changed.get("claim", head.claim)
+    seconds = ttl if claim is None else max(ttl, 2 * claim.lease)
+    changed["expires"] = commit.time + int(seconds * 1_000_000)

@@ -1,0 +1,169 @@
+"""SQLite: one file, many processes, the default.
+
+Writes go through one connection per process (`writer`), reads through a few of their own, which WAL mode never makes wait for a
+writer. Small reads run on the calling thread: they take less time than handing them over would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import apsw
+
+from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot, check_sizes
+from .._sql import load
+from . import log, schema
+from .connections import Patience, Readers, closed, forget, mapped, translate, watch_forks
+from .writer import Writer
+
+T = TypeVar("T")
+
+_SMALL_READ = 256
+"""Entries a read may return and still run in place."""
+_SMALL_COMMIT = 64 * 1024
+_WATCH_SECONDS = 0.05
+
+__all__ = ["SQLiteBackend"]
+
+
+class SQLiteBackend:
+    """Sessions in the SQLite file at `path`.
+
+    `synchronous`: "full" (the default: an acknowledged commit survives a power cut), "normal" (survives a crash of the process, a power
+    cut may take the newest commits), "off". `busy_timeout`: seconds to wait for another process's write. `vfs`: an apsw VFS by name.
+    """
+
+    capabilities = Capabilities(durable=True, multi_process=True, watch=True, in_place=True)
+
+    def __init__(self, path: str, *, synchronous: str = "full", busy_timeout: float = 30.0, vfs: str | None = None) -> None:
+        self.path = path
+        self.writer = Writer(path, patience=busy_timeout, synchronous=synchronous, vfs=vfs)
+        self._readers = Readers(path, synchronous, vfs)
+        self._patience = busy_timeout
+        self._ready = False
+        self._closed = False
+        self._threads: ThreadPoolExecutor | None = None
+
+    # --- life ---
+
+    async def open(self) -> None:
+        if self._closed:
+            raise closed(self.path)
+        if not self._ready:
+            with mapped(self.path):
+                await self._aside(lambda: schema.ensure(self.path, self._patience))
+            self._ready = True
+            watch_forks(self)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._ready:
+            forget(self)
+            await self._aside(self.at_exit)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+    async def migrate(self) -> tuple[int, int]:
+        with mapped(self.path):
+            return await self._aside(lambda: schema.migrate(self.path, self._patience))
+
+    def before_fork(self) -> None:
+        self.writer.before_fork()
+        self._readers.halt()
+
+    def after_fork(self, *, child: bool) -> None:
+        self.writer.after_fork(child=child)
+        self._readers.resume()
+        if child:
+            self._threads = None
+
+    def at_exit(self) -> None:
+        self.writer.close()
+        self._readers.halt()
+
+    # --- reading ---
+
+    async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
+        return await self._read(lambda connection: log.read(connection, key, plan), small=_small(plan))
+
+    async def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:
+        return await self._read(lambda connection: log.list_sessions(connection, filter, cursor, limit), small=limit <= _SMALL_READ)
+
+    async def watch(self, key: Key, after: int) -> AsyncIterator[int]:
+        while (snapshot := await self.read(key, ReadPlan())) is not None:
+            if snapshot.head.version > after:
+                after = snapshot.head.version
+                yield after
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    # --- writing ---
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        check_sizes(commit, self.capabilities.max_entry_bytes)
+        if not self._ready:
+            await self.open()
+        return await self.writer.run(lambda connection: log.commit(connection, key, commit), small=_small_commit(commit))
+
+    async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
+        check_sizes(commit, self.capabilities.max_entry_bytes)
+        if not self._ready:
+            await self.open()
+        return await self.writer.run(lambda connection: log.copy(connection, source, upto, target, commit), small=False)
+
+    async def sweep(self, limit: int) -> int:
+        if not self._ready:
+            await self.open()
+        return await self.writer.run(lambda connection: log.sweep(connection, limit), small=False)
+
+    # --- maintenance ---
+
+    async def status(self) -> dict[str, Any]:
+        with mapped(self.path):
+            return await self._aside(lambda: schema.status(self.path))
+
+    async def check(self) -> list[str]:
+        await self.open()
+        return await self._read(schema.check, small=False)
+
+    # --- where work runs ---
+
+    async def _read(self, work: Callable[[apsw.Connection], T], *, small: bool) -> T:
+        if not self._ready or self._closed:
+            await self.open()
+        if small:
+            try:
+                return self._with_reader(work, None)
+            except apsw.BusyError:
+                pass  # somebody recovers or resets the log: wait for that off the event loop
+            except apsw.Error as error:
+                raise translate(self.path, error) from error
+        with mapped(self.path):
+            return await self._aside(lambda: self._with_reader(work, Patience(self._patience)))
+
+    def _with_reader(self, work: Callable[[apsw.Connection], T], patience: Patience | None) -> T:
+        connection = self._readers.take(patience)
+        try:
+            return work(connection)
+        finally:
+            self._readers.give(connection)
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Run `work` off the event loop, or right here when there is none."""
+        if asyncio._get_running_loop() is None:  # pyright: ignore[reportPrivateUsage]  # the one that doesn't raise
+            return work()
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(4, "holdfast-reader")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _small(plan: ReadPlan) -> bool:
+    window = plan.entries
+    return not plan.blobs and (window is None or (window.limit is not None and window.limit <= _SMALL_READ))
+
+
+def _small_commit(commit: Commit) -> bool:
+    return commit.erase is None and sum(len(entry.body) for entry in commit.entries) + sum(len(blob.data) for blob in commit.blobs) < _SMALL_COMMIT

@@ -1,0 +1,363 @@
+"""What a SQLite store does inside a transaction: reading a plan, applying a commit, listing, copying, sweeping.
+
+Everything here is plain functions over a connection; who calls them, on which thread and in which transaction, is not their concern.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import apsw
+import msgspec
+
+from ...backend import (
+    COMMITS_KEPT,
+    Blob,
+    BlobRange,
+    Commit,
+    Filter,
+    Head,
+    Key,
+    Outcome,
+    Page,
+    ReadPlan,
+    Snapshot,
+    StateRow,
+    Window,
+    alive,
+    digest,
+    judge,
+    matches,
+    repeated,
+)
+from ...entries import Entry
+from ...errors import Corrupt, SessionGone, SessionNotFound
+from ...ids import now
+from .._sql import load, named
+
+SQL = named(load(__package__, "queries.sql"))
+MAX_SEQ = (1 << 32) - 1
+_LAST_KEY = "\U0010ffff"
+_COLUMNS = "id, entry_id, kind, body, run_id, agent, time, version"
+_PAGE_WORK = 1000
+_TOMBSTONES_KEPT = 256
+_GRAVE_SECONDS = 7 * 86_400
+
+_encode_head = msgspec.json.Encoder().encode
+_decode_head = msgspec.json.Decoder(Head).decode
+
+
+def span(n: int, after: int = 0, before: int | None = None) -> tuple[int, int]:
+    """The rowids of session `n`'s entries with after < seq < before, both ends included."""
+    return n << 32 | max(after, 0) + 1, n << 32 | (MAX_SEQ if before is None else min(before - 1, MAX_SEQ))
+
+
+def find(connection: apsw.Connection, key: Key) -> tuple[int, Head] | None:
+    """The session's number and head, expired or not."""
+    row = connection.execute(SQL["session"], key).fetchone()
+    if row is None:
+        return None
+    try:
+        return row[0], _decode_head(row[1])
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"the head of {key} is not readable: {error}") from error
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read(connection: apsw.Connection, key: Key, plan: ReadPlan) -> Snapshot | None:
+    """The plan's answer from one moment. What an up-to-date reader asks is answered by the head alone."""
+    if _is_delta(plan):
+        found = find(connection, key)
+        if found is None or not alive(found[1], now()) or _nothing_new(plan, found[1]):
+            return snapshot(connection, found, plan)
+    connection.execute("BEGIN")
+    try:
+        return snapshot(connection, find(connection, key), plan)
+    finally:
+        connection.execute("COMMIT")
+
+
+def _is_delta(plan: ReadPlan) -> bool:
+    return not plan.blobs and plan.state_since != 0 and (plan.entries is None or plan.entries.after > 0)
+
+
+def _nothing_new(plan: ReadPlan, head: Head) -> bool:
+    state = plan.state_since is None or plan.state_since >= head.version
+    return state and (plan.entries is None or plan.entries.after >= head.seq)
+
+
+def snapshot(connection: apsw.Connection, found: tuple[int, Head] | None, plan: ReadPlan) -> Snapshot | None:
+    """As `read`, inside whatever transaction is open."""
+    if found is None or not alive(found[1], now()):
+        return None
+    n, head = found
+    whole = plan.state_since is not None and plan.state_since <= head.floor
+    return Snapshot(
+        head,
+        None if plan.state_since is None else _state(connection, n, head, plan.state_since, whole),
+        whole,
+        None if plan.entries is None else _entries(connection, n, head, plan.entries),
+        [blob for it in plan.blobs for blob in _blobs(connection, n, it)] if plan.blobs else None,
+    )
+
+
+def _state(connection: apsw.Connection, n: int, head: Head, since: int, whole: bool) -> dict[str, StateRow]:
+    if whole:
+        rows = connection.execute(SQL["state"], (n,))
+    elif since < head.version:
+        rows = connection.execute(SQL["state_since"], (n, since))
+    else:
+        return {}
+    return {key: StateRow(value, version) for key, value, version in rows}
+
+
+def _entries(connection: apsw.Connection, n: int, head: Head, window: Window) -> list[Entry]:
+    if window.after >= head.seq:
+        return []
+    low, high = span(n, window.after, window.before)
+    base = n << 32
+    rows = connection.execute(
+        _window_sql(window.kinds, window.run_id is not None, window.hidden, window.newest),
+        {"low": low, "high": high, "run": window.run_id, "limit": -1 if window.limit is None else window.limit}
+        | {f"kind{i}": kind for i, kind in enumerate(window.kinds)},
+    ).fetchall()
+    if window.newest:
+        rows.reverse()
+    return [Entry(row[0] - base, row[1], row[2], row[3], row[4], row[5], row[6], row[7], bool(row[8])) for row in rows]
+
+
+@lru_cache(256)
+def _window_sql(kinds: tuple[str, ...], of_run: bool, hidden: bool, newest: bool) -> str:
+    """One bounded scan per table and rare kind, merged. The log itself is the index of messages, `entries_rare` that of all other kinds."""
+    order = f"ORDER BY id {'DESC' if newest else 'ASC'} LIMIT :limit"
+    run = " AND run_id = :run" if of_run else ""
+    conditions = [""]
+    if kinds and ("message" in kinds or of_run):
+        conditions = [f" AND kind IN ({', '.join(f':kind{i}' for i in range(len(kinds)))})"]
+    elif kinds:
+        conditions = [f" AND kind = :kind{i} AND kind <> 'message'" for i in range(len(kinds))]
+    scans = [
+        f"SELECT {_COLUMNS}, {int(table == 'hidden')} FROM {table} WHERE id BETWEEN :low AND :high{run}{condition} {order}"
+        for table in (("entries", "hidden") if hidden else ("entries",))
+        for condition in conditions
+    ]
+    if len(scans) == 1:
+        return scans[0]
+    return " UNION ALL ".join(f"SELECT * FROM ({scan})" for scan in scans) + f" {order}"
+
+
+def _blobs(connection: apsw.Connection, n: int, it: BlobRange) -> list[Blob]:
+    columns = "namespace, key, type, data" if it.data else "namespace, key, type, NULL"
+    where = "n = :n" + ("" if it.namespace is None else " AND namespace = :namespace")
+    where += " AND key BETWEEN :prefix AND :prefix || :last" if it.keys is None else " AND key IN (SELECT value FROM json_each(:keys))"
+    rows = connection.execute(
+        f"SELECT {columns} FROM blobs WHERE {where} ORDER BY namespace, key",  # fixed words
+        {"n": n, "namespace": it.namespace, "prefix": it.prefix, "last": _LAST_KEY, "keys": msgspec.json.encode(it.keys).decode()},
+    )
+    return [Blob(*row) for row in rows]
+
+
+def list_sessions(connection: apsw.Connection, filter: Filter, cursor: str | None, limit: int) -> Page:
+    """One page, newest created first, from the index that fits; at most `_PAGE_WORK` sessions are looked at."""
+    below = int(cursor) if cursor else MAX_SEQ
+    where = "tenant = :tenant AND n < :below"
+    if filter.user_id is not None:
+        where += " AND user_id = :user"
+    elif filter.waiting:
+        where += " AND waiting"
+    rows = connection.execute(
+        f"SELECT n, session_id, head FROM sessions WHERE {where} ORDER BY n DESC LIMIT {_PAGE_WORK + 1}",
+        {"tenant": filter.tenant, "below": below, "user": filter.user_id},
+    )
+    time = now()
+    items: list[tuple[str, Head]] = []
+    seen = below
+    for place, (n, session_id, data) in enumerate(rows):
+        if len(items) == limit or place == _PAGE_WORK:
+            return Page(items, str(seen))
+        seen = n
+        head = _decode_head(data)
+        if alive(head, time) and matches(filter, head):
+            items.append((session_id, head))
+    return Page(items, None)
+
+
+# --- committing ------------------------------------------------------------------------------------------------------
+
+
+def commit(connection: apsw.Connection, key: Key, commit: Commit) -> Outcome:
+    """Apply one commit; everything that can refuse it is asked before the first write."""
+    return _commit(connection, key, commit, None)
+
+
+def copy(connection: apsw.Connection, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
+    """As `Backend.copy`: the rows never leave the database."""
+    origin = _living(connection, source)
+    if origin is None:
+        raise SessionNotFound(f"there is no {source}")
+    return _commit(connection, target, commit, (origin[0], upto))
+
+
+def _living(connection: apsw.Connection, key: Key) -> tuple[int, Head] | None:
+    found = find(connection, key)
+    return found if found and alive(found[1], now()) else None
+
+
+def _commit(connection: apsw.Connection, key: Key, commit: Commit, copied: tuple[int, int | None] | None) -> Outcome:
+    stored = find(connection, key)
+    living = stored if stored and alive(stored[1], now()) else None
+    if living and (before := _applied(connection, living, key, commit)):
+        return before
+    if commit.create is not None and _buried(connection, key, commit.create.incarnation):
+        raise SessionGone(f"{key} is gone: it was deleted or expired since you last saw it")
+    head = judge(key, living[1] if living else None, commit, _key_version(connection, living))
+    if stored and (head is None or not living):
+        _remove(connection, key, *stored)
+    if head is None:
+        return Outcome(None, stored[1].version + 1 if stored else 0, 0)
+    return _apply(connection, key, living, commit, head, copied)
+
+
+def _key_version(connection: apsw.Connection, living: tuple[int, Head] | None) -> Any:
+    def version(key: str) -> int:
+        row = connection.execute(SQL["key_version"], (living[0], key)).fetchone() if living else None
+        return row[0] if row else 0
+
+    return version
+
+
+def _applied(connection: apsw.Connection, living: tuple[int, Head], key: Key, commit: Commit) -> Outcome | None:
+    """The first result of this very commit, looked for among the commits after the version its author had seen."""
+    n, head = living
+    floor = max(commit.base, head.version - COMMITS_KEPT)
+    if floor >= head.version:
+        return None
+    found = _find_among_entries(connection, n, floor, commit.id) or _find_among_commits(connection, n, floor, commit.id)
+    if found is None:
+        return None
+    version, seen, seq = found
+    repeated(key, commit, seen)
+    answer = snapshot(connection, living, commit.answer) if commit.answer else None
+    return Outcome(head, version, seq, answer, repeated=True)
+
+
+def _find_among_entries(connection: apsw.Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
+    for table in ("recent_entries", "recent_hidden"):
+        for version, found, seen in connection.execute(SQL[table], span(n)):
+            if version <= floor:
+                break
+            if found == commit_id:
+                last = connection.execute(SQL["last_seq_of_version"], (*span(n), version)).fetchone()[0]
+                return version, seen, last & MAX_SEQ
+    return None
+
+
+def _find_among_commits(connection: apsw.Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
+    row = connection.execute(SQL["find_commit"], (*span(n, floor), commit_id)).fetchone()
+    return (row[0] & MAX_SEQ, row[1], row[2]) if row else None
+
+
+def _buried(connection: apsw.Connection, key: Key, incarnation: int) -> bool:
+    return connection.execute(SQL["grave"], (*key, incarnation)).fetchone() is not None
+
+
+def _apply(
+    connection: apsw.Connection, key: Key, living: tuple[int, Head] | None, commit: Commit, head: Head, copied: tuple[int, int | None] | None
+) -> Outcome:
+    if living is None:
+        row = connection.execute(SQL["add_session"], (*key, head.user_id, head.waiting, head.expires, b"")).fetchone()
+        n, old = row[0], None
+    else:
+        n, old = living
+    if old and commit.erase is not None:
+        _empty(connection, key, n, old)
+    if copied is not None:
+        head = _copy_into(connection, n, head, *copied)
+    if commit.blobs or commit.drops:
+        _write_blobs(connection, n, commit)
+    for put in commit.puts:
+        sql = "put_state" if put.value is not None else "bury_state"
+        connection.execute(SQL[sql], (n, put.key, head.version) if put.value is None else (n, put.key, head.version, put.value))
+    _write_entries(connection, n, commit, head, old)
+    for it in commit.hide:
+        ids = (n << 32 | it.first, n << 32 | it.last)
+        connection.execute(SQL["hide"], ids)
+        connection.execute(SQL["unlist"], ids)
+    _write_head(connection, n, old, head)
+    answer = snapshot(connection, (n, head), commit.answer) if commit.answer else None
+    return Outcome(head, head.version, head.seq, answer)
+
+
+def _write_entries(connection: apsw.Connection, n: int, commit: Commit, head: Head, old: Head | None) -> None:
+    if commit.entries:
+        first = (n << 32 | head.seq) - len(commit.entries) + 1
+        mark: tuple[str | None, bytes | None] = (commit.id, digest(commit))
+        for rowid, it in enumerate(commit.entries, first):
+            connection.execute(SQL["add_entry"], (rowid, head.version, *mark, it.id, it.kind, it.run_id, it.agent, it.time, it.body))
+            mark = (None, None)
+    elif old is None or head.version > old.version:
+        connection.execute(SQL["add_commit"], (n << 32 | head.version, commit.id, digest(commit), head.seq))
+        if head.version > COMMITS_KEPT:
+            connection.execute(SQL["forget_commits"], (n << 32, n << 32 | head.version - COMMITS_KEPT))
+
+
+def _write_head(connection: apsw.Connection, n: int, old: Head | None, head: Head) -> None:
+    data = _encode_head(head)
+    if old and (old.user_id, old.waiting, old.expires) == (head.user_id, head.waiting, head.expires):
+        connection.execute(SQL["set_head"], (n, data))
+    else:
+        connection.execute(SQL["set_head_and_indexes"], (n, data, head.user_id, head.waiting, head.expires))
+
+
+def _write_blobs(connection: apsw.Connection, n: int, commit: Commit) -> None:
+    for drop in commit.drops:
+        if drop.key is not None:
+            connection.execute(SQL["drop_blob"], (n, drop.namespace, drop.key))
+        else:
+            connection.execute(SQL["drop_blobs"], (n, drop.namespace, drop.prefix, drop.prefix + _LAST_KEY))
+    for put in commit.blobs:
+        sql = "put_blob_if_absent" if put.if_absent else "put_blob"
+        connection.execute(SQL[sql], (n, put.namespace, put.key, put.type, put.data))
+
+
+def _copy_into(connection: apsw.Connection, n: int, head: Head, source: int, upto: int | None) -> Head:
+    connection.execute(SQL["copy_entries"], (n << 32, head.version, *span(source, 0, None if upto is None else upto + 1)))
+    copied = connection.changes()
+    connection.execute(SQL["copy_state"], (n, head.version, source))
+    connection.execute(SQL["copy_blobs"], (n, source))
+    return msgspec.structs.replace(head, seq=head.seq + copied)
+
+
+def _empty(connection: apsw.Connection, key: Key, n: int, head: Head) -> None:
+    """Remove everything the session holds and remember that this life of it has ended."""
+    for name in ("erase_entries", "erase_hidden", "erase_commits"):
+        connection.execute(SQL[name], (n << 32, n << 32 | MAX_SEQ))
+    for name in ("erase_state", "erase_blobs"):
+        connection.execute(SQL[name], (n,))
+    connection.execute(SQL["bury"], (*key, head.incarnation, now()))
+
+
+def _remove(connection: apsw.Connection, key: Key, n: int, head: Head) -> None:
+    _empty(connection, key, n, head)
+    connection.execute(SQL["erase_session"], (n,))
+
+
+def sweep(connection: apsw.Connection, limit: int) -> int:
+    """Expired sessions, then tombstones nobody needs and graves nobody can still come from."""
+    time = now()
+    expired = connection.execute(SQL["expired"], (time, limit)).fetchall()
+    for n, tenant, session_id, data in expired:
+        _remove(connection, Key(tenant, session_id), n, _decode_head(data))
+    for n, _, floor in connection.execute(SQL["count_tombstones"], (_TOMBSTONES_KEPT, limit)).fetchall():
+        _drop_tombstones(connection, n, floor)
+    connection.execute(SQL["forget_graves"], (time - _GRAVE_SECONDS * 1_000_000,))
+    return len(expired)
+
+
+def _drop_tombstones(connection: apsw.Connection, n: int, floor: int) -> None:
+    connection.execute(SQL["drop_tombstones"], (n,))
+    head = _decode_head(connection.execute("SELECT head FROM sessions WHERE n = ?", (n,)).fetchone()[0])
+    connection.execute(SQL["set_head"], (n, _encode_head(msgspec.structs.replace(head, floor=floor))))

@@ -1,0 +1,275 @@
+"""The one writer of a SQLite store: concurrent commits share a transaction and a flush; a lone cheap one runs in place.
+
+A job decides before it writes: what it raises as a `UsageError` is its own answer and leaves the transaction untouched. Any other
+error rolls the whole batch back and runs it again job by job, so that one commit's trouble is never another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import apsw
+
+from ...errors import UsageError
+from .connections import Patience, closed, connect, translate
+
+T = TypeVar("T")
+
+_BATCH = 256
+_IN_PLACE_SECONDS = 150e-6
+"""A transaction that takes less than about two thread switches is cheaper done where it is asked."""
+_CHECKPOINT_PAGES = 1000
+_RESET_PAGES = 16_000
+
+JobWork = Callable[[apsw.Connection], T]
+
+
+class Job(Generic[T]):
+    """One piece of work for the writer. `ticket` goes to whoever is first: the writer to run it, or a cancelled waiter to withdraw it."""
+
+    __slots__ = ("done", "error", "result", "ticket", "work")
+
+    def __init__(self, work: JobWork[T], done: Callable[[Job[T]], None]) -> None:
+        self.work = work
+        self.done = done
+        self.ticket = threading.Lock()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self, connection: apsw.Connection) -> None:
+        try:
+            self.result, self.error = self.work(connection), None
+        except UsageError as refused:
+            self.error = refused
+
+    def answer(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]  # set by run
+
+
+class Writer:
+    """Owns the write connection and its thread; both begin with the first job."""
+
+    def __init__(self, path: str, *, patience: float, synchronous: str, vfs: str | None) -> None:
+        self._path, self._synchronous, self._vfs = path, synchronous, vfs
+        self._patience = Patience(patience)
+        self._reset()
+        self._closed = False
+        self._cost = 1.0  # seconds a lone transaction takes, a moving average; the first ones go to the thread and teach it
+        self.commits = 0
+        self.transactions = 0
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()  # held by whoever uses the connection
+        self._connection: apsw.Connection | None = None
+        self._checkpointing = threading.Lock()
+        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._thread_lock = threading.Lock()
+        self._wal_pages = 0
+
+    # --- asking ---
+
+    async def run(self, work: JobWork[T], *, small: bool = True) -> T:
+        """The result of `work` once it is durable. Cancelling withdraws it if it hasn't begun, and waits for it if it has."""
+        if self._closed:
+            raise closed(self._path)
+        if small and self._cost < _IN_PLACE_SECONDS and self._jobs.empty():
+            job: Job[T] = Job(work, _nobody)
+            if self._in_place(job):
+                return job.answer()
+        loop = asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]  # the one that doesn't raise
+        return await self._on_loop(work, loop) if loop else self._on_thread(work)
+
+    def _on_thread(self, work: JobWork[T]) -> T:
+        future: Future[None] = Future()
+        job = Job(work, lambda _: future.set_result(None))
+        self._submit(job)
+        future.result()
+        return job.answer()
+
+    async def _on_loop(self, work: JobWork[T], loop: asyncio.AbstractEventLoop) -> T:
+        future: asyncio.Future[None] = loop.create_future()
+        job = Job(work, lambda _: _resolve(loop, future))
+        self._submit(job)
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not job.ticket.acquire(blocking=False):
+                await _settled(future)
+            raise
+        return job.answer()
+
+    def _submit(self, job: Job[Any]) -> None:
+        self._jobs.put(job)
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
+        with self._thread_lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, args=(self._jobs,), name="holdfast-writer", daemon=True)
+                self._thread.start()
+
+    def _in_place(self, job: Job[Any]) -> bool:
+        """Try `job` on this thread, without waiting for anybody; False leaves it undone."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._patience.waits = False
+            self._batch([job])
+        except apsw.BusyError:
+            return False
+        except apsw.Error as error:
+            job.error = translate(self._path, error)
+        finally:
+            self._patience.waits = True
+            self._lock.release()
+        if self._wal_pages > _CHECKPOINT_PAGES:
+            self._submit(Job(_nothing, _nobody))
+        return True
+
+    # --- doing ---
+
+    def _loop(self, jobs: SimpleQueue[Job[Any] | None]) -> None:
+        while (first := jobs.get()) is not None:
+            batch = [job for job in (first, *_waiting(jobs)) if job.ticket.acquire(blocking=False)]
+            if batch:
+                with self._lock:
+                    self._run(batch)
+                for job in batch:
+                    job.done(job)
+            if self._wal_pages > _CHECKPOINT_PAGES:
+                with self._checkpointing:
+                    self._checkpoint()
+
+    def _run(self, batch: list[Job[Any]]) -> None:
+        try:
+            self._batch(batch)
+        except Exception as error:  # a failed transaction is each of its jobs' own answer, found out one by one
+            if len(batch) == 1 or isinstance(error, apsw.BusyError):
+                self._fail(batch, error)
+            else:
+                for job in batch:
+                    self._run([job])
+
+    def _fail(self, batch: list[Job[Any]], error: Exception) -> None:
+        ours = translate(self._path, error) if isinstance(error, apsw.Error) else error
+        ours.__cause__ = error if ours is not error else None
+        for job in batch:
+            job.error = ours
+
+    def _batch(self, batch: list[Job[Any]]) -> None:
+        connection = self._connection or self._connect()
+        started = time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for job in batch:
+                job.run(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self.transactions += 1
+        self.commits += len(batch)
+        if len(batch) == 1:
+            self._cost += (min(time.perf_counter() - started, 0.01) - self._cost) * 0.3
+
+    def _connect(self) -> apsw.Connection:
+        connection = connect(self._path, patience=self._patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
+        connection.set_wal_hook(self._committed)
+        self._connection = connection
+        self._cost = min(self._cost, 0.01)
+        return connection
+
+    def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        """Move the log into the database, beside running commits; make them wait only when a reader has let it grow huge."""
+        hard = self._wal_pages > _RESET_PAGES
+        self._wal_pages = 0
+        connection = connect(self._path, patience=self._patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART if hard else apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error:
+            pass  # the log stays as it is, whole; the next commit's page count asks again
+        finally:
+            connection.close()
+
+    # --- ending, forking ---
+
+    def close(self) -> None:
+        """Finish every job already asked for, then let go."""
+        self._closed = True
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+        with self._lock:
+            self._disconnect()
+
+    def before_fork(self) -> None:
+        self._checkpointing.acquire()
+        self._lock.acquire()
+        self._disconnect()
+
+    def after_fork(self, *, child: bool) -> None:
+        if child:
+            self._reset()
+        else:
+            self._lock.release()
+            self._checkpointing.release()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _waiting(jobs: SimpleQueue[Job[Any] | None]) -> Iterator[Job[Any]]:
+    """The jobs queued right now, as many as share a transaction; the end's mark goes back for the loop to find."""
+    for _ in range(_BATCH - 1):
+        try:
+            job = jobs.get_nowait()
+        except Empty:
+            return
+        if job is None:
+            jobs.put(None)
+            return
+        yield job
+
+
+def _nobody(job: Job[Any]) -> None:
+    pass
+
+
+def _nothing(connection: apsw.Connection) -> None:
+    pass
+
+
+def _resolve(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_set, future)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _settled(future: asyncio.Future[None]) -> None:
+    """Wait for `future` however often the waiter is cancelled: what has begun will be known."""
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            continue

@@ -1,0 +1,122 @@
+"""Runs and claims: one run at a time per session, fenced, with a status that tells the truth.
+
+A claim is taken by the root run. Its fence is a counter in the session's head: a commit with an old fence is refused, so a run that was
+taken over can do no harm however late it wakes. No wall clock decides: a waiter takes over after it has itself watched the same (fence,
+beat) stand still for one lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from .backend import Claim
+from .entries import Entry
+
+RUNNING = "running"
+COMPLETED = "completed"
+ERROR = "error"
+CANCELLED = "cancelled"
+PAUSED = "paused"
+INTERRUPTED = "interrupted"
+QUEUED = "queued"
+
+LEASE = 30.0
+WAIT = 60.0
+
+
+class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run used; `seconds` is its duration on the clock of the process that ran it."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    seconds: float = 0.0
+    details: dict[str, Any] = {}
+
+
+class RunEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of a run entry: one change of a run's status."""
+
+    v: int
+    status: str
+    attempt: int = 1
+    metrics: Metrics | None = None
+    error: str | None = None
+    window: dict[str, Any] = {}
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as the session remembers it. `status` is `interrupted` for one that was running when its process ended."""
+
+    id: str
+    status: str
+    agent: str | None
+    attempt: int
+    started: int
+    ended: int | None
+    metrics: Metrics
+    error: str | None
+
+
+def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
+    """The runs told of by run entries, in the order they began."""
+    runs: dict[str, RunInfo] = {}
+    for entry in entries:
+        if entry.run_id is None:
+            continue
+        event = msgspec.json.decode(entry.body, type=RunEvent)
+        old = runs.get(entry.run_id)
+        going = event.status in (RUNNING, QUEUED)
+        runs[entry.run_id] = RunInfo(
+            id=entry.run_id,
+            status=event.status,
+            agent=entry.agent or (old.agent if old else None),
+            attempt=event.attempt,
+            started=old.started if old else entry.time,
+            ended=None if going else entry.time,
+            metrics=event.metrics or Metrics(),
+            error=event.error,
+        )
+    return [_as_it_is(run, claim) for run in runs.values()]
+
+
+def _as_it_is(run: RunInfo, claim: Claim | None) -> RunInfo:
+    held = claim is not None and claim.holder == run.id
+    return run if run.status != RUNNING or held else msgspec.structs.replace(run, status=INTERRUPTED)
+
+
+class Patience:
+    """How long to wait for somebody else's claim, and when to take it over."""
+
+    def __init__(self, wait: float) -> None:
+        self._deadline = time.monotonic() + wait
+        self._seen: tuple[int, int] | None = None
+        self._since = 0.0
+        self._step = 0.005
+
+    def watch(self, fence: int, beat: int, lease: float) -> tuple[int, int] | None:
+        """The (fence, beat) to take over from once it has stood still for `lease` seconds before our eyes; None while it may live."""
+        now = time.monotonic()
+        if self._seen != (fence, beat):
+            self._seen, self._since = (fence, beat), now
+        return self._seen if now - self._since >= lease else None
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    async def step(self) -> None:
+        await pause(min(self._step, max(self._deadline - time.monotonic(), 0.0)))
+        self._step = min(self._step * 1.5, 0.25)
+
+
+async def pause(seconds: float) -> None:
+    """Sleep on the event loop, or on the thread where there is none."""
+    if asyncio._get_running_loop() is None:  # pyright: ignore[reportPrivateUsage]  # the one that doesn't raise
+        time.sleep(seconds)  # noqa: ASYNC251  # there is no loop to block
+    else:
+        await asyncio.sleep(seconds)

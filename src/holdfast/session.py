@@ -1,0 +1,644 @@
+"""A session: the handle people use for one conversation.
+
+Reading and staging state is immediate; whatever is awaited talks to the store. A handle belongs to one task at a time; any number of
+handles, processes and hosts may hold the same session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from . import entries as kinds
+from . import runs
+from .backend import (
+    Backend,
+    ClaimAct,
+    Commit,
+    Counts,
+    Create,
+    Erase,
+    Head,
+    HeadPatch,
+    Key,
+    Origin,
+    Outcome,
+    Put,
+    Range,
+    ReadPlan,
+    Snapshot,
+    Window,
+)
+from .entries import Entry, NewEntry
+from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, UsageError
+from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
+from .messages import Message, encode_message
+from .runs import LEASE, WAIT, Metrics, RunEvent, RunInfo
+from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache
+from .values import decode, encode
+
+FORM = 1
+_CHAT_ROLES = ("user", "assistant")
+
+
+class Link(msgspec.Struct, frozen=True):
+    """What ties handles to an open store."""
+
+    backend: Backend
+    tenant: str
+    as_admin: bool
+    ttl: float | None
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list shows of a session. Times are aware UTC datetimes; `counts` are running totals; `waiting`: a human has to decide."""
+
+    id: str
+    user_id: str | None
+    kind: str
+    agent: str | None
+    name: str | None
+    metadata: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    counts: Counts
+    waiting: bool
+    running: bool
+    origin: Origin | None
+    parent: str | None
+
+
+def info_of(session_id: str, head: Head) -> SessionInfo:
+    """The public view of a head."""
+    return SessionInfo(
+        id=session_id,
+        user_id=head.user_id,
+        kind=head.kind,
+        agent=head.agent,
+        name=head.name,
+        metadata=head.metadata,
+        version=head.version,
+        created_at=_moment(head.created),
+        updated_at=_moment(head.updated),
+        expires_at=None if head.expires is None else _moment(head.expires),
+        counts=head.counts,
+        waiting=head.waiting,
+        running=head.claim is not None,
+        origin=head.origin,
+        parent=head.parent,
+    )
+
+
+def _moment(micros: int) -> datetime:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+
+
+class Session:
+    """One conversation: its history, its state, its runs.
+
+    `Session(id=...)` belongs to no store yet: `await store.session(it)` takes it, with the state set on it. Sessions of a store come from
+    `await store.session(id)`.
+    """
+
+    def __init__(self, id: str | None = None, *, user_id: str | None = None) -> None:
+        self.id = new_session_id() if id is None else check_session_id(id)
+        self.user_id = None if user_id is None else check_id(user_id, "user id")
+        self.cells = Cells()
+        self.state = State(self)
+        self._cache = State(self, CACHE_PREFIX)
+        self._volatile = VolatileCache()
+        self._link: Link | None = None
+        self._head: Head | None = None
+        self._service_id: Any = UNSET
+
+    def __repr__(self) -> str:
+        return f"Session(id={self.id!r}, user_id={self.user_id!r}, version={self.version})"
+
+    # --- what it is ---
+
+    @property
+    def session_id(self) -> str:
+        """The same as `id`."""
+        return self.id
+
+    @property
+    def version(self) -> int:
+        """The version this handle has last seen; 0 before there is one."""
+        return self._head.version if self._head else 0
+
+    @property
+    def info(self) -> SessionInfo:
+        """The head as this handle has last seen it."""
+        return info_of(self.id, self._seen)
+
+    @property
+    def name(self) -> str | None:
+        """The label for humans."""
+        return self._head.name if self._head else None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A copy of the session's metadata."""
+        return dict(self._head.metadata) if self._head else {}
+
+    @property
+    def service_session_id(self) -> Any:
+        """The provider's own id of this conversation, a string or a mapping; setting it stages it for the next commit."""
+        if self._service_id is not UNSET:
+            return self._service_id
+        return self._head.service_ids.get("") if self._head else None
+
+    @service_session_id.setter
+    def service_session_id(self, value: Any) -> None:
+        self._service_id = value
+
+    # --- state, with the verbs of a plain session ---
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """`state.get`."""
+        return self.state.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        """`state[key] = value`: staged until the next commit, append or run."""
+        self.state[key] = value
+
+    def has_key(self, key: str) -> bool:
+        """Whether the state has this key."""
+        return key in self.state
+
+    def get_all_keys(self) -> list[str]:
+        """Every key of the state, sorted."""
+        return list(self.state)
+
+    def get_volatile_cache(self) -> VolatileCache:
+        """Values of one run, gone after it; never stored."""
+        return self._volatile
+
+    def get_non_volatile_cache(self) -> State:
+        """Values kept with the session and never sent to a model."""
+        return self._cache
+
+    def clear(self) -> None:
+        """Stage the removal of all history, state and blobs; the id, the owner and the metadata stay. What is set after it is kept."""
+        self.cells.clear()
+
+    # --- writing ---
+
+    async def commit(self, *, expect: int | None = None, commit_id: str | None = None) -> int:
+        """Write what is staged, in one atomic commit; the version after it. With nothing staged, nothing is written.
+
+        `expect`: raise `Conflict` unless the session is at this version. `commit_id`: your own id; the same id twice is one commit.
+        """
+        return await self.append(expect=expect, commit_id=commit_id)
+
+    async def append(self, *messages: Message, expect: int | None = None, commit_id: str | None = None) -> int:
+        """Add `messages` to the history, with what is staged, in one atomic commit; the version after it."""
+        if not messages and expect is None and commit_id is None and not self._staged:
+            return self.version
+        time = now()
+        added = tuple(message_entry(message, time) for message in messages)
+        outcome = await self._write(id=commit_id, expect=expect, entries=added, counts=_counts(added), time=time)
+        return outcome.version
+
+    async def rename(self, name: str | None) -> None:
+        """Set the label for humans (None removes it)."""
+        await self._write(patch=HeadPatch(name=name), staged=False)
+
+    async def update_metadata(self, **metadata: Any) -> None:
+        """Merge JSON values into the metadata; None removes a key."""
+        await self._write(patch=HeadPatch(metadata=metadata), staged=False)
+
+    async def set_ttl(self, seconds: float | None) -> None:
+        """Expire this session `seconds` after its last use; None keeps it."""
+        if seconds is not None and seconds <= 0:
+            raise InvalidValue(f"ttl {seconds!r} must be a positive number of seconds, or None to keep the session")
+        await self._write(patch=HeadPatch(ttl=seconds), staged=False)
+
+    async def rewind(self, *, to: int | None = None, last: int | None = None) -> int:
+        """Hide the entries after seq `to`, or the newest `last` messages with what follows them. They stay in the record, out of every window.
+
+        Returns how many entries were hidden.
+        """
+        if (to is None) == (last is None):
+            raise UsageError("rewind takes either to=SEQ or last=N messages")
+        while True:
+            first = to + 1 if to is not None else await self._seq_of_last(last or 0)
+            gone = await self.entries(after=first - 1)
+            if not gone:
+                return 0
+            try:
+                await self._write(hide=(Range(gone[0].seq, gone[-1].seq),), expect=self.version, staged=False)
+            except Conflict:
+                continue
+            return len(gone)
+
+    async def pop(self) -> Message | None:
+        """Hide the newest message and return it; None when there is none."""
+        while True:
+            newest = await self.entries(last=1, kinds=(kinds.MESSAGE,))
+            if not newest:
+                return None
+            try:
+                await self._write(hide=(Range(newest[0].seq, newest[0].seq),), expect=self.version, staged=False)
+            except Conflict:
+                continue
+            return newest[0].message()
+
+    async def replace(self, messages: Sequence[Message], *, expect: int | None = None) -> int:
+        """Hide the whole history and put `messages` in its place, in one atomic commit; the version after it."""
+        while True:
+            head = (await self._read(ReadPlan())).head
+            time = now()
+            added = tuple(message_entry(message, time) for message in messages)
+            hide = (Range(1, head.seq),) if head.seq else ()
+            try:
+                outcome = await self._write(
+                    entries=added, hide=hide, expect=head.version if expect is None else expect, counts=_counts(added), time=time, staged=False
+                )
+            except Conflict:
+                if expect is not None:
+                    raise
+                continue
+            return outcome.version
+
+    async def delete(self) -> None:
+        """Remove the session and everything it holds. A writer that comes late gets `SessionGone`."""
+        with suppress(SessionGone):
+            await self._write(erase=Erase("session"), staged=False)
+
+    async def fork(self, id: str | None = None, *, at: int | None = None, name: str | None = None) -> Session:
+        """A new session with a copy of this one's visible entries (up to seq `at`), state and blobs; it remembers where it came from.
+
+        Staged changes of this handle are not part of it. `SessionExists` when `id` is taken.
+        """
+        link = self._linked
+        source = (await self._read(ReadPlan())).head
+        fork = Session(id, user_id=source.user_id)
+        patch = HeadPatch(
+            origin=Origin(self.id, source.version),
+            name=name if name is not None else source.name,
+            kind=source.kind,
+            agent=source.agent,
+            metadata=source.metadata,
+            ttl=source.ttl,
+        )
+        commit = Commit(
+            id=new_id(),
+            time=now(),
+            create=Create(new_incarnation(), exclusive=True),
+            user_id=source.user_id,
+            check_owner=not link.as_admin,
+            patch=patch,
+            answer=ReadPlan(state_since=0),
+        )
+        outcome = await link.backend.copy(self.key, at, Key(link.tenant, fork.id), commit)
+        fork.attach(link, outcome.snapshot)
+        return fork
+
+    # --- reading ---
+
+    async def get_messages(self, *, last: int | None = None, before: int | None = None) -> list[Message]:
+        """The messages in order: all of them, or the newest `last` (before seq `before`), tool calls and system messages included."""
+        return [entry.message() for entry in await self.entries(last=last, before=before, kinds=(kinds.MESSAGE,))]
+
+    async def get_chat_history(self, *, last: int | None = None) -> list[Message]:
+        """What user and assistant said to each other: no tools, no instructions, no empty messages."""
+        said: list[Message] = []
+        before: int | None = None
+        step = None if last is None else max(4 * last, 16)
+        while True:
+            page = await self.entries(last=step, before=before, kinds=(kinds.MESSAGE,))
+            messages = [message for message in (entry.message() for entry in page) if message.role in _CHAT_ROLES and message.text]
+            said = messages + said
+            if last is None or len(page) < (step or 0) or len(said) >= last:
+                return said if last is None else said[max(len(said) - last, 0) :]
+            before = page[0].seq
+
+    async def entries(
+        self,
+        *,
+        last: int | None = None,
+        after: int = 0,
+        before: int | None = None,
+        kinds: tuple[str, ...] = (),
+        run_id: str | None = None,
+        hidden: bool = False,
+    ) -> list[Entry]:
+        """Records of the log in order: the newest `last` with after < seq < before, of the named kinds and run."""
+        if last is not None and last < 0:
+            raise InvalidValue(f"last={last}: give a number of entries, 0 or more, or None for all")
+        window = Window(after=after, before=before, limit=last, kinds=kinds, run_id=run_id, hidden=hidden)
+        return (await self._read(ReadPlan(state_since=self.cells.synced, entries=window))).entries or []
+
+    async def runs(self, *, last: int = 20) -> list[RunInfo]:
+        """The newest `last` runs in the order they began."""
+        window = Window(limit=3 * last, kinds=(kinds.RUN,))
+        snapshot = await self._read(ReadPlan(entries=window))
+        return runs.fold(snapshot.entries or [], snapshot.head.claim)[-last:]
+
+    async def refresh(self) -> None:
+        """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""
+        await self._read(ReadPlan(state_since=self.cells.synced))
+        self.cells.detach()
+
+    # --- running ---
+
+    @asynccontextmanager
+    async def claim(self, *, wait: float = WAIT, lease: float = LEASE, holder: str | None = None) -> AsyncGenerator[int]:
+        """Hold the right to run; yields its fence. Waits up to `wait` seconds for another holder, then raises `SessionBusy`."""
+        holder = holder or new_id()
+        fence = (await self._take(wait, ClaimAct("take", holder, lease))).fence
+        beating = asyncio.create_task(self._beat(fence, lease))
+        try:
+            yield fence
+        finally:
+            beating.cancel()
+            with suppress(SessionGone, SessionNotFound):
+                await self._write(claim=ClaimAct("release"), fence=fence, staged=False)
+
+    @asynccontextmanager
+    async def run(
+        self, *input: Message, run_id: str | None = None, agent: str | None = None, wait: float = WAIT, lease: float = LEASE
+    ) -> AsyncGenerator[Run]:
+        """One run: its input is stored before the body begins, its status whichever way the body ends.
+
+        The body's exception is recorded as `error` (cancellation as `cancelled`) and raised on. One run at a time per session.
+        """
+        run = Run(self, new_id() if run_id is None else check_id(run_id, "run id"), agent)
+        await run.begin(input, wait, lease)
+        beating = asyncio.create_task(self._beat(run.fence, lease))
+        try:
+            yield run
+        except BaseException as error:
+            await run.fail(error)
+            raise
+        else:
+            if not run.ended:
+                await run.finish()
+        finally:
+            beating.cancel()
+            self._volatile.clear()
+
+    # --- moving ---
+
+    def to_dict(self) -> dict[str, Any]:
+        """The session as a JSON object: `{type, session_id, user_id, service_session_id, state}`. History stays in the store."""
+        state = {key: msgspec.json.decode(encode(self.state[key]))[1] for key in self.state}
+        return {
+            "type": "session",
+            "session_id": self.id,
+            "user_id": self.user_id,
+            "service_session_id": self.service_session_id,
+            "state": state,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Session:
+        """The opposite of `to_dict`: a session that belongs to no store, its state staged."""
+        if data.get("type") != "session" or "session_id" not in data:
+            raise InvalidValue("this is not a session's dict: it needs type='session' and session_id")
+        session = cls(data["session_id"], user_id=data.get("user_id"))
+        for key, value in (data.get("state") or {}).items():
+            session.state[key] = decode(msgspec.json.encode([FORM, value]))
+        if data.get("service_session_id") is not None:
+            session.service_session_id = data["service_session_id"]
+        return session
+
+    # --- between the handle and the store ---
+
+    @property
+    def key(self) -> Key:
+        """Where the session lives."""
+        return Key(self._linked.tenant, self.id)
+
+    def attach(self, link: Link, snapshot: Snapshot | None) -> None:
+        """Tie the handle to a store and let it know what is there."""
+        self._link = link
+        if snapshot is not None:
+            self._learn(snapshot)
+
+    async def change(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """As `state.Owner.change`."""
+        patience = runs.Patience(WAIT)
+        while True:
+            row = self.cells.rows.get(key)
+            value = change(MISSING if row is None or row.value is None else decode(row.value))
+            put = Put(key, encode(value), row.version if row else 0)
+            try:
+                await self._write(puts=(put,), staged=False, detach=key)
+            except Conflict:
+                if patience.over():
+                    raise
+                await self._read(ReadPlan(state_since=self.cells.synced))
+                await patience.step()
+            else:
+                return value
+
+    @property
+    def _linked(self) -> Link:
+        if self._link is None:
+            raise UsageError(f"session {self.id!r} belongs to no store yet: use `session = await store.session({self.id!r})`")
+        return self._link
+
+    @property
+    def _seen(self) -> Head:
+        if self._head is None:
+            raise SessionNotFound(f"session {self.id!r} is not in a store yet")
+        return self._head
+
+    @property
+    def _staged(self) -> bool:
+        return self.cells.cleared or self._service_id is not UNSET or bool(self.cells.pending())
+
+    async def _read(self, plan: ReadPlan) -> Snapshot:
+        link = self._linked
+        snapshot = await link.backend.read(self.key, plan)
+        if snapshot is None or (self._head and snapshot.head.incarnation != self._head.incarnation):
+            raise SessionGone(f"session {self.id!r} was cleared, deleted or expired since this handle last saw it: open it again")
+        self._learn(snapshot)
+        await touch(link, self.key, snapshot.head, self.user_id)
+        return snapshot
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        self._head = snapshot.head
+        if snapshot.state is not None and not self.cells.cleared:
+            self.cells.update(snapshot.state, snapshot.state_whole, snapshot.head.version)
+
+    async def write(self, **parts: Any) -> Outcome:
+        """One commit of this handle, `parts` as in `Commit`; staged changes are not part of it."""
+        return await self._write(staged=False, **parts)
+
+    async def _write(
+        self,
+        *,
+        id: str | None = None,
+        time: int | None = None,
+        staged: bool = True,
+        puts: tuple[Put, ...] = (),
+        erase: Erase | None = None,
+        patch: HeadPatch | None = None,
+        detach: str | None = None,
+        **parts: Any,
+    ) -> Outcome:
+        link, head = self._linked, self._seen
+        if staged:
+            puts += self.cells.pending()
+            erase = erase or (Erase("content", new_incarnation()) if self.cells.cleared else None)
+            patch = self._patch_service_id(patch)
+        commit = Commit(
+            id=id or new_id(),
+            time=time or now(),
+            incarnation=head.incarnation,
+            base=0 if id else head.version,
+            user_id=self.user_id,
+            check_owner=not link.as_admin,
+            puts=puts,
+            erase=erase,
+            patch=patch,
+            **parts,
+        )
+        outcome = await link.backend.commit(self.key, commit)
+        if outcome.head is not None:
+            self._head = outcome.head
+        if not outcome.repeated:
+            if erase is not None:
+                self.cells.synced = outcome.version - 1
+            self.cells.written(puts, outcome.version)
+        if staged:
+            self._service_id = UNSET
+        if detach is not None:
+            self.cells.detach(detach)
+        return outcome
+
+    def _patch_service_id(self, patch: HeadPatch | None) -> HeadPatch | None:
+        if self._service_id is UNSET:
+            return patch
+        return msgspec.structs.replace(patch or HeadPatch(), service_ids={"": self._service_id})
+
+    async def _seq_of_last(self, last: int) -> int:
+        if last < 1:
+            raise InvalidValue(f"last={last}: give a number of messages, 1 or more")
+        newest = await self.entries(last=last, kinds=(kinds.MESSAGE,))
+        return newest[0].seq if newest else self._seen.seq + 1
+
+    async def _take(self, wait: float, take: ClaimAct, **parts: Any) -> Head:
+        """Commit `parts` together with taking the claim, as soon as it is free or has stood still for its lease."""
+        patience = runs.Patience(wait)
+        while True:
+            try:
+                outcome = await self._write(claim=take, **parts)
+            except SessionBusy as busy:
+                if patience.over():
+                    raise SessionBusy(
+                        f"{self.key} is still held by another run after {wait:g} s: wait longer, or cancel that run",
+                        fence=busy.fence,
+                        beat=busy.beat,
+                        lease=busy.lease,
+                    ) from None
+                take = msgspec.structs.replace(take, seen=patience.watch(busy.fence, busy.beat, busy.lease))
+                await patience.step()
+            else:
+                assert outcome.head is not None
+                return outcome.head
+
+    async def _beat(self, fence: int, lease: float) -> None:
+        """Show that the holder lives, until cancelled or fenced."""
+        with suppress(Fenced, SessionGone, SessionNotFound):
+            while True:
+                await asyncio.sleep(lease / 3)
+                await self._write(claim=ClaimAct("renew"), fence=fence, staged=False)
+
+
+class Run:
+    """A run under way: append to it, then finish it. Made by `Session.run`."""
+
+    def __init__(self, session: Session, id: str, agent: str | None) -> None:
+        self.session = session
+        self.id = id
+        self.agent = agent
+        self.fence = 0
+        self.attempt = 1
+        self.ended = False
+
+    async def begin(self, input: tuple[Message, ...], wait: float, lease: float) -> None:
+        """Store the input and the run's beginning and take the claim, in one commit."""
+        time = now()
+        added = (self._event(RunEvent(FORM, runs.RUNNING, self.attempt), time), *self._messages(input, time))
+        counts = _counts(added) + Counts(runs=1)
+        take = ClaimAct("take", self.id, lease)
+        self.fence = (await self.session._take(wait, take, entries=added, counts=counts, time=time)).fence  # pyright: ignore[reportPrivateUsage]
+
+    async def append(self, *messages: Message) -> int:
+        """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""
+        time = now()
+        added = self._messages(messages, time)
+        outcome = await self.session._write(entries=added, counts=_counts(added), fence=self.fence, time=time)  # pyright: ignore[reportPrivateUsage]
+        return outcome.version
+
+    async def finish(
+        self, *messages: Message, status: str = runs.COMPLETED, metrics: Metrics | None = None, error: str | None = None
+    ) -> int:
+        """Add the last messages and the run's end and release the claim, in one commit."""
+        time = now()
+        event = RunEvent(FORM, status, self.attempt, metrics, error)
+        added = (*self._messages(messages, time), self._event(event, time))
+        used = metrics or Metrics()
+        counts = _counts(added) + Counts(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+        outcome = await self.session._write(  # pyright: ignore[reportPrivateUsage]
+            entries=added, counts=counts, fence=self.fence, claim=ClaimAct("release"), time=time
+        )
+        self.ended = True
+        return outcome.version
+
+    async def fail(self, error: BaseException) -> None:
+        """Record how the body ended; a run that was taken over or whose session is gone has nothing left to record."""
+        if self.ended:
+            return
+        cancelled = isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit)
+        status = runs.CANCELLED if cancelled else runs.ERROR
+        with suppress(Fenced, SessionGone, SessionNotFound):
+            await self.finish(status=status, error=None if cancelled else type(error).__name__)
+
+    def _event(self, event: RunEvent, time: int) -> NewEntry:
+        return NewEntry(new_id(), kinds.RUN, msgspec.json.encode(event), self.id, self.agent, time)
+
+    def _messages(self, messages: tuple[Message, ...], time: int) -> tuple[NewEntry, ...]:
+        return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
+
+
+def message_entry(message: Message, time: int, run_id: str | None = None, agent: str | None = None) -> NewEntry:
+    """The entry that records `message`; its id is the message's own, if it has one."""
+    return NewEntry(message.id or new_id(), kinds.MESSAGE, encode_message(message), run_id, agent, time)
+
+
+def _counts(added: tuple[NewEntry, ...]) -> Counts | None:
+    messages = sum(entry.kind == kinds.MESSAGE for entry in added)
+    return Counts(messages=messages, bytes=sum(len(entry.body) for entry in added)) if added else None
+
+
+async def touch(link: Link, key: Key, head: Head, user_id: str | None) -> None:
+    """A read puts off expiry too, at most every tenth of the time to live."""
+    if head.ttl is None or head.expires is None or head.claim is not None:
+        return
+    if head.expires - now() < 0.9 * head.ttl * 1_000_000:
+        with suppress(SessionGone, SessionNotFound):
+            await link.backend.commit(
+                key,
+                Commit(
+                    id=new_id(), time=now(), incarnation=head.incarnation, base=head.version, user_id=user_id, check_owner=not link.as_admin
+                ),
+            )
+
+
+def patch_or_none(**fields: Any | UnsetType) -> HeadPatch | None:
+    """A head patch of the fields that are given, or None."""
+    given = {name: value for name, value in fields.items() if value is not UNSET and value is not None}
+    return HeadPatch(**given) if given else None

@@ -1,0 +1,272 @@
+"""The state of a session: JSON-like values by key, written per key, never lost silently.
+
+`Cells` is what one handle knows and has staged; `State` is the mapping people use, over all keys or those of one cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol, TypeVar, overload
+
+from .backend import Put, StateRow
+from .errors import InvalidId, InvalidValue, UsageError
+from .values import decode, encode
+
+T = TypeVar("T")
+MISSING: Any = object()
+MAX_KEY_BYTES = 1024
+CACHE_PREFIX = "\x1fcache:"
+"""Keys of the non-volatile cache: no key of a user can begin so."""
+_SCALARS = (type(None), bool, int, float, str, bytes, tuple, frozenset)
+
+
+class Cells:
+    """What one handle knows of a session's state: the stored rows up to version `synced`, what is staged, and what was handed out."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, StateRow] = {}
+        self.synced = 0
+        self._staged: dict[str, bytes | None] = {}
+        self._live: dict[str, tuple[Any, bytes | None]] = {}
+        self.cleared = False
+
+    def get(self, key: str) -> Any:
+        """The value under `key`; `KeyError` when there is none. A container stays the caller's: changes inside it count at the next commit."""
+        if key in self._live:
+            return self._live[key][0]
+        data = self._data(key)
+        if data is None:
+            raise KeyError(key)
+        value = decode(data)
+        if not isinstance(value, _SCALARS):
+            self._live[key] = (value, data)
+        return value
+
+    def set(self, key: str, value: Any) -> None:
+        data = encode_value(key, value)
+        self._live.pop(key, None)
+        self._staged[key] = data
+        if not isinstance(value, _SCALARS):
+            self._live[key] = (value, data)
+
+    def delete(self, key: str) -> None:
+        if self._data(key) is None:
+            raise KeyError(key)
+        self._live.pop(key, None)
+        self._staged[key] = None
+
+    def clear(self) -> None:
+        """Forget everything, staged and stored, as if the session were new."""
+        self._staged, self._live, self.rows, self.cleared = {}, {}, {}, True
+
+    def keys(self) -> list[str]:
+        """Every key with a value, sorted."""
+        return sorted(key for key in {*self.rows, *self._staged} if self._data(key) is not None)
+
+    def has(self, key: str) -> bool:
+        return self._data(key) is not None
+
+    def pending(self) -> tuple[Put, ...]:
+        """What the next commit has to write: staged keys, and handed-out containers that are no longer what was handed out."""
+        for key, (value, data) in self._live.items():
+            now = encode_value(key, value)
+            if now != data:
+                self._staged[key] = now
+        return tuple(Put(key, data) for key, data in self._staged.items() if data != self._stored(key))
+
+    def touched(self, key: str) -> bool:
+        return any(put.key == key for put in self.pending())
+
+    def written(self, puts: tuple[Put, ...], version: int) -> None:
+        """The commit of `puts` went through as `version`: what is staged and unchanged since is stored now."""
+        for put in puts:
+            self.rows[put.key] = StateRow(put.value, version)
+            if self._staged.get(put.key, MISSING) == put.value:
+                del self._staged[put.key]
+            if put.key in self._live:
+                self._live[put.key] = (self._live[put.key][0], put.value)
+        self._staged = {key: data for key, data in self._staged.items() if data != self._stored(key)}
+        if version == self.synced + 1:
+            self.synced = version
+        self.cleared = False
+
+    def update(self, rows: Mapping[str, StateRow], whole: bool, version: int) -> None:
+        """What the store says has changed, up to `version`. Handed-out containers stay with their holder until `detach`."""
+        self.rows = dict(rows) if whole else self.rows | rows
+        self.synced = version
+
+    def detach(self, key: str | None = None) -> None:
+        """Let go of handed-out containers that hold no change: the next `get` reads the stored value."""
+        for name, (value, data) in list(self._live.items()):
+            if key in (None, name) and encode_value(name, value) == data and name not in self._staged:
+                del self._live[name]
+
+    def _stored(self, key: str) -> bytes | None:
+        row = self.rows.get(key)
+        return row.value if row else None
+
+    def _data(self, key: str) -> bytes | None:
+        return self._staged[key] if key in self._staged else self._stored(key)
+
+
+def encode_value(key: str, value: Any) -> bytes:
+    """The stored form, or an `InvalidValue` that names the key."""
+    try:
+        return encode(value)
+    except InvalidValue as error:
+        raise InvalidValue(f"state[{key.removeprefix(CACHE_PREFIX)!r}] can't be stored: {error}") from None
+
+
+def check_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise InvalidId(f"a state key must be a string, not {type(key).__name__} {key!r:.80}")
+    if not key or not key.isprintable() or len(key.encode()) > MAX_KEY_BYTES:
+        raise InvalidId(f"state key {key[:80]!r}: 1 to {MAX_KEY_BYTES} bytes of printable text are allowed")
+    return key
+
+
+class KeyValues(MutableMapping[str, Any]):
+    """A mapping with the verbs `get set has delete clear keys values items update`."""
+
+    def set(self, key: str, value: Any) -> None:
+        """The same as `self[key] = value`."""
+        self[key] = value
+
+    def has(self, key: str) -> bool:
+        """The same as `key in self`."""
+        return key in self
+
+    def delete(self, key: str) -> None:
+        """The same as `del self[key]`: `KeyError` when there is none."""
+        del self[key]
+
+
+class VolatileCache(KeyValues):
+    """Values of one run: any objects, in memory, never stored."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._values))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class Owner(Protocol):
+    """What a `State` asks of its session."""
+
+    cells: Cells
+
+    async def change(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Read, change and write one key until nobody came between; the value written. `change` gets `MISSING` for no value."""
+        ...
+
+
+class State(KeyValues):
+    """A session's state. Reading and plain writing are immediate and stage; `increment`, `append` and `set_if` are awaited and atomic."""
+
+    def __init__(self, owner: Owner, prefix: str = "") -> None:
+        self._owner = owner
+        self._cells = owner.cells
+        self._prefix = prefix
+
+    def __getitem__(self, key: str) -> Any:
+        return self._cells.get(self._prefix + check_key(key))
+
+    @overload
+    def get(self, key: str, default: None = None, /) -> Any | None: ...
+    @overload
+    def get(self, key: str, default: Any = None, /, *, as_: type[T]) -> T: ...
+    @overload
+    def get(self, key: str, default: T, /) -> Any | T: ...
+    def get(self, key: str, default: Any = None, /, *, as_: type[Any] | None = None) -> Any:
+        """The value, or `default`. `as_` builds a value of that type from what is stored."""
+        if key not in self:
+            return default
+        value = self[key]
+        return value if as_ is None or isinstance(value, as_) else decode(encode_value(key, value), as_)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._cells.set(self._prefix + check_key(key), value)
+
+    def __delitem__(self, key: str) -> None:
+        self._cells.delete(self._prefix + check_key(key))
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._cells.has(self._prefix + key)
+
+    def __iter__(self) -> Iterator[str]:
+        own = [key for key in self._cells.keys() if key.startswith(self._prefix)]  # noqa: SIM118  # not a mapping
+        return iter([key.removeprefix(self._prefix) for key in own if self._prefix or not key.startswith("\x1f")])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"State({dict(self)!r})"
+
+    async def increment(self, key: str, by: float = 1) -> Any:
+        """Add `by` to a number (0 when there is none) and return the sum. Nobody's increment is lost, whoever else writes."""
+        return await self._change(key, lambda value: _sum(key, value, by))
+
+    async def append(self, key: str, *items: Any) -> list[Any]:
+        """Add `items` to the end of a list (empty when there is none) and return it. Nobody's items are lost."""
+        return await self._change(key, lambda value: _extended(key, value, items))
+
+    async def set_if(self, key: str, value: Any, *, expected: Any = None) -> bool:
+        """Set `key` if its value equals `expected` (None: if it has none); whether it was set."""
+        wanted = None if expected is None else encode_value(key, expected)
+
+        def change(current: Any) -> Any:
+            found = None if current is MISSING or current is None else encode_value(key, current)
+            if found != wanted:
+                raise _Declined
+            return value
+
+        try:
+            await self._change(key, change)
+        except _Declined:
+            return False
+        return True
+
+    async def _change(self, key: str, change: Callable[[Any], Any]) -> Any:
+        full = self._prefix + check_key(key)
+        if self._cells.touched(full):
+            raise UsageError(f"state key {key!r} has changes that were not committed: commit them before an atomic change")
+        return await self._owner.change(full, change)
+
+
+class _Declined(Exception):
+    """`set_if` found another value."""
+
+
+def _sum(key: str, value: Any, by: float) -> Any:
+    if value is MISSING or value is None:
+        return by
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        try:
+            return value + by if type(value).__name__ == "Decimal" else _not_a(key, value, "number")
+        except TypeError:
+            return _not_a(key, value, "number")
+    return value + by
+
+
+def _extended(key: str, value: Any, items: tuple[Any, ...]) -> list[Any]:
+    if value is MISSING or value is None:
+        return list(items)
+    return [*value, *items] if isinstance(value, list) else _not_a(key, value, "list")
+
+
+def _not_a(key: str, value: Any, what: str) -> Any:
+    raise InvalidValue(f"state[{key!r}] is a {type(value).__name__}, not a {what}: set it to a {what} first")

@@ -1,0 +1,303 @@
+"""A store: what you open. It finds the backend by URL, hands out sessions, lists and deletes them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from . import transfer
+from .backend import Backend, Commit, Create, Erase, Filter, Key, ReadPlan, Snapshot, may_use
+from .errors import InvalidURL, InvalidValue, SessionGone, SessionNotFound
+from .ids import check_id, check_session_id, new_id, new_incarnation, now
+from .session import Link, Session, SessionInfo, info_of, patch_or_none
+from .wrappers.cache import CachedBackend
+
+MAX_PAGE = 1000
+
+
+class SessionPage(msgspec.Struct, frozen=True):
+    """Sessions, the newest created first; pass `cursor` on for the next page (None at the end). A page may be short before the end."""
+
+    items: list[SessionInfo]
+    cursor: str | None
+
+
+class CacheStats(msgspec.Struct, frozen=True):
+    """What the cache did since the store was opened: sessions answered without reading them again, read, dropped, held now."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    sessions: int = 0
+    bytes: int = 0
+
+
+class Store:
+    """Holds sessions in one database. Safe to use from any number of tasks, threads, event loops and processes."""
+
+    def __init__(
+        self, backend: Backend, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None
+    ) -> None:
+        if ttl is not None and ttl <= 0:
+            raise InvalidValue(f"ttl {ttl!r} must be a positive number of seconds, or None to keep sessions")
+        if cache < 0:
+            raise InvalidValue(f"cache={cache}: give the number of sessions to keep, or 0 for none")
+        self.backend: Backend = CachedBackend(backend, cache) if cache else backend
+        self._link = Link(self.backend, check_id(tenant, "tenant"), as_admin, ttl)
+        self.session_manager = SessionManager(self)
+
+    @classmethod
+    def open(cls, url: str, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None) -> Self:
+        """A store by URL: `memory://`, `sqlite:///file.db`. It connects at its first use, or at `async with`.
+
+        `cache`: how many sessions to keep in memory, checked against the database at every use. `tenant`: nothing crosses tenants.
+        `as_admin`: see every user's sessions. `ttl`: seconds after its last use a new session expires. Options go in the URL:
+        `sqlite:///file.db?synchronous=normal&busy_timeout=5`. Raises `InvalidURL`, `MissingExtra`.
+        """
+        return cls(backend_for(url), cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl)
+
+    async def __aenter__(self) -> Self:
+        await self.backend.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the database."""
+        await self.backend.close()
+
+    @property
+    def tenant(self) -> str:
+        return self._link.tenant
+
+    @property
+    def cache_stats(self) -> CacheStats:
+        """Counters of the cache; all zero when there is none."""
+        return msgspec.convert(self.backend.stats, CacheStats, from_attributes=True) if isinstance(self.backend, CachedBackend) else CacheStats()
+
+    # --- sessions ---
+
+    async def session(
+        self, session: str | Session | None = None, *, user_id: str | None = None, kind: str | None = None, parent: str | None = None
+    ) -> Session:
+        """Get the session with this id, or create it; without an id, a new one. A `Session(id=...)` object is taken into the store.
+
+        An unowned session becomes `user_id`'s. `SessionNotFound` when it is another user's: nothing is created then.
+        """
+        handle = session if isinstance(session, Session) else Session(session, user_id=user_id)
+        if user_id is not None:
+            handle.user_id = check_id(user_id, "user id")
+        key = Key(self.tenant, handle.id)
+        snapshot = await self.backend.read(key, ReadPlan(state_since=0)) if session is not None else None
+        if snapshot is not None:
+            self._admit(key, snapshot, handle.user_id)
+        if snapshot is None or (snapshot.head.user_id is None and handle.user_id is not None):
+            snapshot = await self._create(key, handle.user_id, kind, parent)
+        handle.attach(self._link, snapshot)
+        return handle
+
+    async def get(self, session_id: str, *, user_id: str | None = None) -> Session | None:
+        """The session, or None where there is none for this caller. Never creates."""
+        snapshot = await self._look(session_id, user_id, ReadPlan(state_since=0))
+        if snapshot is None:
+            return None
+        handle = Session(session_id, user_id=user_id)
+        handle.attach(self._link, snapshot)
+        return handle
+
+    async def has(self, session_id: str, *, user_id: str | None = None) -> bool:
+        """Whether there is such a session for this caller."""
+        return await self._look(session_id, user_id, ReadPlan()) is not None
+
+    async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
+        """Remove a session and everything it holds; False where there is none for this caller."""
+        key = Key(self.tenant, check_session_id(session_id))
+        try:
+            await self.backend.commit(key, self._commit(user_id, erase=Erase("session")))
+        except (SessionNotFound, SessionGone):
+            return False
+        return True
+
+    async def list(
+        self,
+        *,
+        user_id: str | None = None,
+        waiting: bool | None = None,
+        kind: str | None = None,
+        parent: str | None = None,
+        name: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SessionPage:
+        """One page of this tenant's sessions, the newest created first; pages are stable while sessions come and go.
+
+        `name`: a part of the name, in any case. `metadata`: values that must be equal, key by key.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidValue(f"limit={limit}: a page holds 1 to {MAX_PAGE} sessions")
+        filter = Filter(
+            tenant=self.tenant, user_id=user_id, waiting=waiting, kind=kind, parent=parent, name=name, metadata=metadata or {}
+        )
+        page = await self.backend.list(filter, _checked_cursor(cursor), limit)
+        return SessionPage([info_of(session_id, head) for session_id, head in page.items], page.cursor)
+
+    async def sessions(self, *, user_id: str | None = None, waiting: bool | None = None) -> AsyncIterator[SessionInfo]:
+        """Every session, page by page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list(user_id=user_id, waiting=waiting, cursor=cursor, limit=200)
+            for item in page.items:
+                yield item
+            if (cursor := page.cursor) is None:
+                return
+
+    async def sweep(self, *, limit: int = 1000) -> int:
+        """Remove up to `limit` expired sessions from the database; how many. Expired sessions can't be seen even before that."""
+        return await self.backend.sweep(limit)
+
+    # --- moving ---
+
+    async def export(self, session_id: str, *, user_id: str | None = None) -> AsyncIterator[str]:
+        """The session as JSON Lines (without line ends): a head, then state, entries (hidden ones too) and blobs."""
+        snapshot = await self._look(session_id, user_id, transfer.EVERYTHING)
+        if snapshot is None:
+            raise SessionNotFound(f"there is no {Key(self.tenant, session_id)}")
+        for line in transfer.lines(session_id, snapshot):
+            yield line
+
+    async def import_(self, lines: Iterable[str], *, session_id: str | None = None, user_id: str | None = None) -> Session:
+        """A new session from the lines of `export`, whole or not at all. `SessionExists` when its id is taken.
+
+        `session_id`, `user_id`: another id or owner than the exported one's.
+        """
+        parcel = transfer.parse(lines)
+        handle = Session(session_id or parcel.session_id, user_id=user_id or parcel.head.user_id)
+        commit = transfer.commit(parcel, handle.user_id, check_owner=not self._link.as_admin)
+        outcome = await self.backend.commit(Key(self.tenant, handle.id), commit)
+        handle.attach(self._link, outcome.snapshot)
+        return handle
+
+    # --- how ---
+
+    async def _look(self, session_id: str, user_id: str | None, plan: ReadPlan) -> Snapshot | None:
+        snapshot = await self.backend.read(Key(self.tenant, check_session_id(session_id)), plan)
+        return snapshot if snapshot is not None and may_use(snapshot.head, user_id, not self._link.as_admin) else None
+
+    def _admit(self, key: Key, snapshot: Snapshot, user_id: str | None) -> None:
+        if not may_use(snapshot.head, user_id, not self._link.as_admin):
+            raise SessionNotFound(f"there is no {key} for {'a caller without a user id' if user_id is None else f'user {user_id!r}'}")
+
+    async def _create(self, key: Key, user_id: str | None, kind: str | None, parent: str | None) -> Snapshot | None:
+        patch = patch_or_none(kind=kind, parent=parent, ttl=self._link.ttl)
+        commit = self._commit(user_id, create=Create(new_incarnation()), patch=patch, answer=ReadPlan(state_since=0))
+        return (await self.backend.commit(key, commit)).snapshot
+
+    def _commit(self, user_id: str | None, **parts: Any) -> Commit:
+        return Commit(id=new_id(), time=now(), user_id=user_id, check_owner=not self._link.as_admin, **parts)
+
+
+class SessionManager:
+    """The three verbs of a session manager, over a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def get_or_create_session(self, session_id: str, *, user_id: str | None = None) -> Session:
+        """`store.session`."""
+        return await self._store.session(session_id, user_id=user_id)
+
+    async def has_session(self, session_id: str, *, user_id: str | None = None) -> bool:
+        """`store.has`."""
+        return await self._store.has(session_id, user_id=user_id)
+
+    async def delete_session(self, session_id: str, *, user_id: str | None = None) -> bool:
+        """`store.delete`."""
+        return await self._store.delete(session_id, user_id=user_id)
+
+
+# --- from a URL to a backend -----------------------------------------------------------------------------------------
+
+
+def backend_for(url: str) -> Backend:
+    """The backend a URL names, not yet connected."""
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+        raise InvalidURL(f"a store URL is a string such as 'sqlite:///chat.db', not {type(url).__name__}")
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _SCHEMES.get(scheme)
+    if make is None:
+        known = ", ".join(f"{name}://" for name in sorted(_SCHEMES))
+        raise InvalidURL(f"store URL {_shown(url)!r}: it must begin with one of {known}, as in 'sqlite:///chat.db'")
+    return make(url)
+
+
+def _memory(url: str) -> Backend:
+    from .backends.memory import MemoryBackend
+
+    if url != "memory://":
+        raise InvalidURL(f"store URL {_shown(url)!r}: memory:// takes nothing after it")
+    return MemoryBackend()
+
+
+def _sqlite(url: str) -> Backend:
+    from .backends.sqlite import SQLiteBackend
+
+    parts = urlsplit(url)
+    path = unquote(parts.path[1:])
+    if parts.netloc or not path:
+        raise InvalidURL(f"store URL {_shown(url)!r}: write sqlite:///relative.db or sqlite:////absolute.db (three or four slashes)")
+    if path == ":memory:":
+        raise InvalidURL("store URL 'sqlite:///:memory:': use memory:// to keep sessions in memory")
+    options = _options(url, parts.query, {"synchronous": _synchronous, "busy_timeout": _seconds})
+    return SQLiteBackend(str(Path(path).expanduser()), **options)
+
+
+_SCHEMES: dict[str, Callable[[str], Backend]] = {"memory": _memory, "sqlite": _sqlite}
+
+
+def _options(url: str, query: str, known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The URL's options, each read by its own reader; an unknown or malformed one is named."""
+    options: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            raise InvalidURL(f"store URL {_shown(url)!r}: unknown option {name!r}; there are {', '.join(sorted(known))}")
+        try:
+            options[name] = known[name](text)
+        except ValueError as error:
+            raise InvalidURL(f"store URL {_shown(url)!r}: {name}={text!r}: {error}") from None
+    return options
+
+
+def _synchronous(text: str) -> str:
+    if text.lower() not in ("full", "normal", "off"):
+        raise ValueError("it must be full, normal or off")
+    return text.lower()
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError("it must be a number of seconds") from None
+    if not 0 <= seconds < 86_400:
+        raise ValueError("it must be between 0 and 86400 seconds")
+    return seconds
+
+
+def _shown(url: str) -> str:
+    """The URL without a password, for error messages."""
+    scheme, split, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    return f"{scheme}{split}{login.partition(':')[0]}:***@{place}" if at and ":" in login else url[:200]
+
+
+def _checked_cursor(cursor: str | None) -> str | None:
+    if cursor is not None and not cursor.isdecimal():
+        raise InvalidValue(f"cursor {cursor!r} is not one that a list returned")
+    return cursor

@@ -1,0 +1,1 @@
+"""Decorators of any backend: the same contract in and out."""
