@@ -1,0 +1,242 @@
+"""`python -m bench [--quick] [turns|writers|bytes ...]`: the tables of docs/benchmarks.md, measured here and now."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import holdfast
+
+from .flushes import counting_vfs, flushes, seconds
+from .subjects import ANSWER, QUESTION, SUBJECTS, Async, Blocking, Raw, Subject, async_turn
+
+console = Console()
+WARM_UP = 40
+
+
+@contextmanager
+def folder(kind: str) -> Iterator[Path]:
+    """An empty folder on the RAM disk or on the real one."""
+    path = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir="/dev/shm" if kind == "RAM disk" else None))  # noqa: S108
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Timed:
+    """One subject on one database, its turns timed one by one."""
+
+    def __init__(self, make: Callable[[], Subject]) -> None:
+        self.subject = make()
+        self.loop = asyncio.new_event_loop()
+        self.times: list[float] = []
+        self.number = 0
+
+    def open(self, path: Path, turns: int) -> None:
+        self.loop.run_until_complete(self.subject.open(path, turns))
+
+    def go(self, count: int, *, keep: bool = True) -> None:
+        times = self._blocking(count) if isinstance(self.subject, Blocking) else self.loop.run_until_complete(self._async(count))
+        if keep:
+            self.times += times
+
+    async def _async(self, count: int) -> list[float]:
+        times: list[float] = []
+        for _ in range(count):
+            self.number += 1
+            start = time.perf_counter()
+            await self.subject.turn(self.number)
+            times.append(time.perf_counter() - start)
+        return times
+
+    def _blocking(self, count: int) -> list[float]:
+        assert isinstance(self.subject, Blocking)
+        times: list[float] = []
+        for _ in range(count):
+            self.number += 1
+            start = time.perf_counter()
+            self.subject.one_turn("bench", self.number)
+            times.append(time.perf_counter() - start)
+        return times
+
+    def close(self) -> float:
+        self.loop.run_until_complete(self.subject.close())
+        self.loop.close()
+        return statistics.median(self.times)
+
+
+def measure(kind: str, turns: int, rounds: int, per_round: int) -> dict[str, float]:
+    """The median turn of every subject at one length, in seconds; short rounds take turns so that all see the same machine."""
+    with folder(kind) as path:
+        timed = [Timed(make) for make in SUBJECTS]
+        for number, it in enumerate(timed):
+            it.open(path / f"{number}.db", turns)
+            it.go(WARM_UP, keep=False)
+        for number in range(rounds):
+            for it in timed[number % len(timed) :] + timed[: number % len(timed)]:
+                it.go(per_round)
+        return {it.subject.name: it.close() for it in timed}
+
+
+def bar(ratio: float, scale: float = 2.0) -> str:
+    """A ratio as something to see: two marks are once raw."""
+    return "▇" * max(1, min(round(ratio * scale), 40))
+
+
+def turns_table(quick: bool) -> None:
+    """What a turn costs, at every length, on both disks."""
+    lengths = [0, 1_000] if quick else [0, 1_000, 10_000, 100_000]
+    rounds, per_round = (10, 20) if quick else (20, 40)
+    for kind in ("RAM disk", "real disk"):
+        results = {turns: measure(kind, turns, rounds, per_round) for turns in track(lengths, f"turns on the {kind}", transient=True)}
+        table = Table(title=f"One turn on the {kind}, microseconds (times raw)", title_justify="left")
+        table.add_column("subject")
+        for turns in lengths:
+            table.add_column(f"{turns:,} turns", justify="right")
+        table.add_column("at the longest, beside raw")
+        for name in results[lengths[0]]:
+            cells = [f"{results[t][name] * 1e6:,.0f} ({results[t][name] / results[t][Raw.name]:.2f})" for t in lengths]
+            last = results[lengths[-1]]
+            table.add_row(name, *cells, bar(last[name] / last[Raw.name]))
+        console.print(table)
+
+
+async def concurrent(path: Path, writers: int, sessions: int, seconds: float) -> tuple[float, float]:
+    """Turns a second and flushes per commit of `writers` tasks on `sessions` sessions."""
+    subject = Async()
+    with counting_vfs() as vfs:
+        subject.options = f"?synchronous=full&vfs={vfs}"
+        await subject.open(path, 0)
+        deadline = time.perf_counter() + seconds
+
+        async def writer(number: int) -> int:
+            done = 0
+            while time.perf_counter() < deadline:
+                await async_turn(subject.store, f"s{(number + done * writers) % sessions}", done)
+                done += 1
+            return done
+
+        for number in range(sessions):
+            await subject.store.session(f"s{number}")
+        before, start = flushes(vfs), time.perf_counter()
+        done = sum(await asyncio.gather(*(writer(number) for number in range(writers))))
+        spent = time.perf_counter() - start
+        per_commit = (flushes(vfs) - before) / done
+        await subject.close()
+    return done / spent, per_commit
+
+
+def raw_one_by_one(path: Path, sessions: int, seconds: float) -> float:
+    """Turns a second of raw sqlite3, one commit after the other."""
+    raw = Raw()
+    asyncio.run(raw.open(path, 0))
+    deadline, done, start = time.perf_counter() + seconds, 0, time.perf_counter()
+    while time.perf_counter() < deadline:
+        raw.one_turn(f"s{done % sessions}", done)
+        done += 1
+    asyncio.run(raw.close())
+    return done / (time.perf_counter() - start)
+
+
+def writers_table(quick: bool) -> None:
+    """Many writers on the real disk with FULL flushes."""
+    seconds, rounds = (1.0, 1) if quick else (3.0, 3)
+    table = Table(title="Concurrent writers on 200 sessions, real disk, FULL", title_justify="left")
+    for column in ("subject", "turns per second", "flushes per commit", "beside raw one by one"):
+        table.add_column(column, justify="right" if "per" in column else "left")
+    raw: list[float] = []
+    ours: dict[int, list[tuple[float, float]]] = {1: [], 8: [], 64: []}
+    for number in track(range(rounds), "writers", transient=True):
+        with folder("real disk") as path:
+            raw.append(raw_one_by_one(path / "raw.db", 200, seconds))
+            for writers, results in ours.items():
+                results.append(asyncio.run(concurrent(path / f"{writers}-{number}.db", writers, 200, seconds)))
+    base = statistics.median(raw)
+    table.add_row("raw sqlite3, one by one", f"{base:,.0f}", "1.00", bar(1))
+    for writers, results in ours.items():
+        speed, flushed = (statistics.median(values) for values in zip(*results, strict=True))
+        table.add_row(f"holdfast, {writers} tasks", f"{speed:,.0f} ({speed / base:.2f})", f"{flushed:.2f}", bar(speed / base))
+    console.print(table)
+
+
+async def lone(path: Path, count: int) -> tuple[float, float]:
+    """Median seconds of a lone commit beside its flush, and flushes per commit."""
+    beside: list[float] = []
+    with counting_vfs() as vfs:
+        async with holdfast.Store.open(f"sqlite:///{path}?vfs={vfs}") as store:
+            session = await store.session("lone")
+            before = flushes(vfs)
+            for _ in range(count):
+                flushed, start = seconds(vfs), time.perf_counter()
+                await session.append(holdfast.user(QUESTION), holdfast.assistant(ANSWER))
+                beside.append(time.perf_counter() - start - (seconds(vfs) - flushed))
+            return statistics.median(beside), (flushes(vfs) - before) / count
+
+
+def lone_table(quick: bool) -> None:
+    """One writer alone on the real disk."""
+    with folder("real disk") as path:
+        beside, per_commit = asyncio.run(lone(path / "lone.db", 200 if quick else 1000))
+    console.print(f"A lone commit on the real disk, FULL: {beside * 1e3:.3f} ms beside its flush, {per_commit:.2f} flushes per commit")
+
+
+def written_bytes() -> int:
+    """Bytes this process has given to write calls so far."""
+    with Path("/proc/self/io").open() as facts:
+        return next(int(line.split()[1]) for line in facts if line.startswith("wchar"))
+
+
+async def bytes_per_turn(subject: Subject, path: Path, turns: int, count: int) -> float:
+    await subject.open(path, turns)
+    before = written_bytes()
+    for number in range(count):
+        await subject.turn(number)
+    result = (written_bytes() - before) / count
+    await subject.close()
+    return result
+
+
+def bytes_table(quick: bool) -> None:
+    """Bytes given to the operating system per turn, checkpoints included."""
+    lengths = [0, 1_000] if quick else [0, 1_000, 10_000, 100_000]
+    table = Table(title="Bytes written per turn (times raw)", title_justify="left")
+    table.add_column("subject")
+    for turns in lengths:
+        table.add_column(f"{turns:,} turns", justify="right")
+    rows: dict[str, list[float]] = {Raw.name: [], Async.name: []}
+    for turns in lengths:
+        with folder("RAM disk") as path:
+            for make in (Raw, Async):
+                rows[make.name].append(asyncio.run(bytes_per_turn(make(), path / f"{make.__name__}.db", turns, 2000)))
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:,.0f} ({value / raw:.2f})" for value, raw in zip(values, rows[Raw.name], strict=True)))
+    console.print(table)
+
+
+TABLES = {"turns": turns_table, "bytes": bytes_table, "lone": lone_table, "writers": writers_table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("tables", nargs="*", default=[], help=f"which: {', '.join(TABLES)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="short lengths and few rounds")
+    chosen = parser.parse_args()
+    console.print(f"[dim]{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; medians of alternated rounds; read the ratios[/dim]")
+    for name in chosen.tables or TABLES:
+        TABLES[name](chosen.quick)
+
+
+main()
