@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable
-from hashlib import blake2b
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -60,7 +59,13 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
     bytes: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)))
+        return Counts(
+            self.runs + other.runs,
+            self.messages + other.messages,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.bytes + other.bytes,
+        )
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -451,6 +456,8 @@ def changes(commit: Commit) -> bool:
 
 def digest(commit: Commit) -> bytes:
     """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
+    from hashlib import blake2b  # here, for it loads OpenSSL
+
     content = blake2b(digest_size=8)
     for entry in commit.entries:
         content.update(b"e%a%a" % (entry.kind, entry.run_id))

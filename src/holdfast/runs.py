@@ -7,7 +7,7 @@ beat) stand still for one lease.
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import time
 from typing import Any
 
@@ -116,7 +116,8 @@ class Patience:
 
 async def pause(seconds: float) -> None:
     """Sleep on the event loop, or on the thread where there is none."""
-    if asyncio._get_running_loop() is None:  # pyright: ignore[reportPrivateUsage]  # the one that doesn't raise
+    asyncio = sys.modules.get("asyncio")  # not imported yet: no loop runs, and importing it would cost more than all of Holdfast
+    if asyncio is None or asyncio._get_running_loop() is None:
         time.sleep(seconds)  # noqa: ASYNC251  # there is no loop to block
     else:
         await asyncio.sleep(seconds)

@@ -6,9 +6,8 @@ handles, processes and hosts may hold the same session.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -356,13 +355,12 @@ class Session:
         """Hold the right to run; yields its fence. Waits up to `wait` seconds for another holder, then raises `SessionBusy`."""
         holder = holder or new_id()
         fence = (await self._take(wait, ClaimAct("take", holder, lease))).fence
-        beating = asyncio.create_task(self._beat(fence, lease))
-        try:
-            yield fence
-        finally:
-            beating.cancel()
-            with suppress(SessionGone, SessionNotFound):
-                await self._write(claim=ClaimAct("release"), fence=fence, staged=False)
+        with self._beating(fence, lease):
+            try:
+                yield fence
+            finally:
+                with suppress(SessionGone, SessionNotFound):
+                    await self._write(claim=ClaimAct("release"), fence=fence, staged=False)
 
     @asynccontextmanager
     async def run(
@@ -374,18 +372,17 @@ class Session:
         """
         run = Run(self, new_id() if run_id is None else check_id(run_id, "run id"), agent)
         await run.begin(input, wait, lease)
-        beating = asyncio.create_task(self._beat(run.fence, lease))
-        try:
-            yield run
-        except BaseException as error:
-            await run.fail(error)
-            raise
-        else:
-            if not run.ended:
-                await run.finish()
-        finally:
-            beating.cancel()
-            self._volatile.clear()
+        with self._beating(run.fence, lease):
+            try:
+                yield run
+            except BaseException as error:
+                await run.fail(error)
+                raise
+            else:
+                if not run.ended:
+                    await run.finish()
+            finally:
+                self._volatile.clear()
 
     # --- moving ---
 
@@ -549,12 +546,22 @@ class Session:
                 assert outcome.head is not None
                 return outcome.head
 
-    async def _beat(self, fence: int, lease: float) -> None:
-        """Show that the holder lives, until cancelled or fenced."""
-        with suppress(Fenced, SessionGone, SessionNotFound):
-            while True:
-                await asyncio.sleep(lease / 3)
-                await self._write(claim=ClaimAct("renew"), fence=fence, staged=False)
+    @contextmanager
+    def _beating(self, fence: int, lease: float) -> Generator[None]:
+        """Show that the holder lives, three times a lease, until the body ends or is fenced."""
+        from asyncio import create_task, sleep
+
+        async def beat() -> None:
+            with suppress(Fenced, SessionGone, SessionNotFound):
+                while True:
+                    await sleep(lease / 3)
+                    await self._write(claim=ClaimAct("renew"), fence=fence, staged=False)
+
+        beating = create_task(beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
 
 
 class Run:
@@ -602,7 +609,7 @@ class Run:
         """Record how the body ended; a run that was taken over or whose session is gone has nothing left to record."""
         if self.ended:
             return
-        cancelled = isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit)
+        cancelled = not isinstance(error, Exception)
         status = runs.CANCELLED if cancelled else runs.ERROR
         with suppress(Fenced, SessionGone, SessionNotFound):
             await self.finish(status=status, error=None if cancelled else type(error).__name__)

@@ -120,7 +120,7 @@ def encode_value(key: str, value: Any) -> bytes:
 def check_key(key: object) -> str:
     if not isinstance(key, str):
         raise InvalidId(f"a state key must be a string, not {type(key).__name__} {key!r:.80}")
-    if not key or not key.isprintable() or len(key.encode()) > MAX_KEY_BYTES:
+    if not key or not key.isprintable() or len(key) * 4 > MAX_KEY_BYTES < len(key.encode()):
         raise InvalidId(f"state key {key[:80]!r}: 1 to {MAX_KEY_BYTES} bytes of printable text are allowed")
     return key
 
@@ -254,7 +254,7 @@ class _Declined(Exception):
 def _sum(key: str, value: Any, by: float) -> Any:
     if value is MISSING or value is None:
         return by
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
             return value + by if type(value).__name__ == "Decimal" else _not_a(key, value, "number")
         except TypeError:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -246,6 +244,9 @@ def _memory(url: str) -> Backend:
 
 
 def _sqlite(url: str) -> Backend:
+    from os.path import expanduser
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
     from .backends.sqlite import SQLiteBackend
 
     parts = urlsplit(url)
@@ -254,17 +255,17 @@ def _sqlite(url: str) -> Backend:
         raise InvalidURL(f"store URL {_shown(url)!r}: write sqlite:///relative.db or sqlite:////absolute.db (three or four slashes)")
     if path == ":memory:":
         raise InvalidURL("store URL 'sqlite:///:memory:': use memory:// to keep sessions in memory")
-    options = _options(url, parts.query, {"synchronous": _synchronous, "busy_timeout": _seconds})
-    return SQLiteBackend(str(Path(path).expanduser()), **options)
+    options = _options(url, parse_qsl(parts.query, keep_blank_values=True), {"synchronous": _synchronous, "busy_timeout": _seconds, "vfs": str})
+    return SQLiteBackend(expanduser(path), **options)
 
 
 _SCHEMES: dict[str, Callable[[str], Backend]] = {"memory": _memory, "sqlite": _sqlite}
 
 
-def _options(url: str, query: str, known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+def _options(url: str, given: list[tuple[str, str]], known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
     """The URL's options, each read by its own reader; an unknown or malformed one is named."""
     options: dict[str, Any] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
+    for name, text in given:
         if name not in known:
             raise InvalidURL(f"store URL {_shown(url)!r}: unknown option {name!r}; there are {', '.join(sorted(known))}")
         try:

@@ -71,7 +71,7 @@ class CachedBackend(Wrapper):
     async def _current(self, key: Key, window: Window | None) -> _Known | None:
         known = self._known.get(key)
         if known is not None:
-            snapshot = await self.inner.read(key, ReadPlan(state_since=known.head.version, entries=Window(after=known.head.seq)))
+            snapshot = await self.inner.read(key, ReadPlan(state_since=known.head.version, entries=Window(after=known.head.seq, limit=_TAIL_ENTRIES)))
             if snapshot is None:
                 self._forget(key)
                 return None
@@ -126,8 +126,8 @@ def _merged(known: _Known, snapshot: Snapshot) -> _Known:
     elif snapshot.state:
         state = known.state | snapshot.state
     new = snapshot.entries or []
-    if head.hides != known.head.hides:
-        return _trimmed(_Known(head, state, loaded, new, known.head.seq + 1, 0))
+    if head.hides != known.head.hides or len(new) == _TAIL_ENTRIES:
+        return _trimmed(_Known(head, state, loaded, new, new[0].seq if len(new) == _TAIL_ENTRIES else known.head.seq + 1, 0))
     return _trimmed(_Known(head, state, loaded, known.tail + new if new else known.tail, known.low, known.bytes), added=new)
 
 

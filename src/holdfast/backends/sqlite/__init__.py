@@ -7,7 +7,6 @@ writer. Small reads run on the calling thread: they take less time than handing 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -15,14 +14,13 @@ from typing import Any, TypeVar
 import apsw
 
 from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot, check_sizes
-from .._sql import load
 from . import log, schema
 from .connections import Patience, Readers, closed, forget, mapped, translate, watch_forks
 from .writer import Writer
 
 T = TypeVar("T")
 
-_SMALL_READ = 256
+_SMALL_READ = 512
 """Entries a read may return and still run in place."""
 _SMALL_COMMIT = 64 * 1024
 _WATCH_SECONDS = 0.05
@@ -166,4 +164,5 @@ def _small(plan: ReadPlan) -> bool:
 
 
 def _small_commit(commit: Commit) -> bool:
-    return commit.erase is None and sum(len(entry.body) for entry in commit.entries) + sum(len(blob.data) for blob in commit.blobs) < _SMALL_COMMIT
+    size = sum([len(entry.body) for entry in commit.entries]) + sum([len(blob.data) for blob in commit.blobs])
+    return commit.erase is None and size < _SMALL_COMMIT

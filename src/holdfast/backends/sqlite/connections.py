@@ -39,7 +39,11 @@ def translate(path: str, error: apsw.Error) -> StoreError:
 
 
 _MEANINGS: tuple[tuple[tuple[type[apsw.Error], ...], type[StoreError], str], ...] = (
-    ((apsw.BusyError, apsw.LockedError), StoreUnavailable, "locked by another process for too long; raise busy_timeout in the URL or end what holds it"),
+    (
+        (apsw.BusyError, apsw.LockedError),
+        StoreUnavailable,
+        "locked by another process for too long; raise busy_timeout in the URL or end what holds it",
+    ),
     ((apsw.FullError,), StoreFull, "no space left on the disk; nothing of this commit was written"),
     ((apsw.ReadOnlyError,), StoreReadOnly, "the file or its folder can't be written by this user"),
     ((apsw.NotADBError,), NotAStore, "this file is not a SQLite database; name another file or move it away"),
@@ -72,7 +76,7 @@ class Patience:
             self._deadline = time.monotonic() + self.seconds
         elif time.monotonic() > self._deadline:
             return False
-        time.sleep(random.uniform(0.0002, 0.002) * min(tries + 1, 5))  # noqa: S311  # jitter, not a secret
+        time.sleep(random.uniform(0.0002, 0.002) * min(tries + 1, 5))
         return True
 
 

@@ -56,10 +56,12 @@ def span(n: int, after: int = 0, before: int | None = None) -> tuple[int, int]:
 def find(connection: apsw.Connection, key: Key) -> tuple[int, Head] | None:
     """The session's number and head, expired or not."""
     row = connection.execute(SQL["session"], key).fetchone()
-    if row is None:
-        return None
+    return row and (row[0], _head(key, row[1]))
+
+
+def _head(key: Key, data: bytes) -> Head:
     try:
-        return row[0], _decode_head(row[1])
+        return _decode_head(data)
     except msgspec.DecodeError as error:
         raise Corrupt(f"the head of {key} is not readable: {error}") from error
 
@@ -68,25 +70,13 @@ def find(connection: apsw.Connection, key: Key) -> tuple[int, Head] | None:
 
 
 def read(connection: apsw.Connection, key: Key, plan: ReadPlan) -> Snapshot | None:
-    """The plan's answer from one moment. What an up-to-date reader asks is answered by the head alone."""
-    if _is_delta(plan):
-        found = find(connection, key)
-        if found is None or not alive(found[1], now()) or _nothing_new(plan, found[1]):
-            return snapshot(connection, found, plan)
-    connection.execute("BEGIN")
+    """The plan's answer from one moment: while the cursor of the head stands on its row, SQLite keeps showing that moment."""
+    cursor = connection.execute(SQL["session"], key)
     try:
-        return snapshot(connection, find(connection, key), plan)
+        row = cursor.fetchone()
+        return row and snapshot(connection, (row[0], _head(key, row[1])), plan)
     finally:
-        connection.execute("COMMIT")
-
-
-def _is_delta(plan: ReadPlan) -> bool:
-    return not plan.blobs and plan.state_since != 0 and (plan.entries is None or plan.entries.after > 0)
-
-
-def _nothing_new(plan: ReadPlan, head: Head) -> bool:
-    state = plan.state_since is None or plan.state_since >= head.version
-    return state and (plan.entries is None or plan.entries.after >= head.seq)
+        cursor.close(True)
 
 
 def snapshot(connection: apsw.Connection, found: tuple[int, Head] | None, plan: ReadPlan) -> Snapshot | None:

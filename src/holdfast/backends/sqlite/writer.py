@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -22,8 +22,8 @@ from .connections import Patience, closed, connect, translate
 T = TypeVar("T")
 
 _BATCH = 256
-_IN_PLACE_SECONDS = 150e-6
-"""A transaction that takes less than about two thread switches is cheaper done where it is asked."""
+_IN_PLACE_SECONDS = 40e-6
+"""Where a COMMIT takes less than a thread switch (a RAM disk, `synchronous=normal`), a lone one is done where it is asked."""
 _CHECKPOINT_PAGES = 1000
 _RESET_PAGES = 16_000
 
@@ -31,14 +31,20 @@ JobWork = Callable[[apsw.Connection], T]
 
 
 class Job(Generic[T]):
-    """One piece of work for the writer. `ticket` goes to whoever is first: the writer to run it, or a cancelled waiter to withdraw it."""
+    """One piece of work for the writer. `ticket` goes to whoever is first: the writer to run it, or a cancelled waiter to withdraw it.
 
-    __slots__ = ("done", "error", "result", "ticket", "work")
+    Its waiter is a task of `loop` (`settled`), or a thread (`ended`) where there is no loop.
+    """
 
-    def __init__(self, work: JobWork[T], done: Callable[[Job[T]], None]) -> None:
+    __slots__ = ("ended", "error", "loop", "result", "settled", "ticket", "work")
+
+    def __init__(self, work: JobWork[T], loop: asyncio.AbstractEventLoop | None) -> None:
         self.work = work
-        self.done = done
+        self.loop = loop
+        if loop is not None:
+            self.settled: asyncio.Future[None] = loop.create_future()
         self.ticket = threading.Lock()
+        self.ended = threading.Lock()
         self.result: T | None = None
         self.error: BaseException | None = None
 
@@ -53,6 +59,14 @@ class Job(Generic[T]):
             raise self.error
         return self.result  # type: ignore[return-value]  # set by run
 
+    async def end(self) -> None:
+        """Wait for the end however often the waiter is cancelled: what has begun will be known."""
+        while not self.ended.locked():
+            try:
+                await asyncio.sleep(0.001)
+            except asyncio.CancelledError:
+                continue
+
 
 class Writer:
     """Owns the write connection and its thread; both begin with the first job."""
@@ -62,7 +76,7 @@ class Writer:
         self._patience = Patience(patience)
         self._reset()
         self._closed = False
-        self._cost = 1.0  # seconds a lone transaction takes, a moving average; the first ones go to the thread and teach it
+        self._flush = 1e-3  # seconds a COMMIT takes, a moving average; the first ones go to the thread and teach it
         self.commits = 0
         self.transactions = 0
 
@@ -70,7 +84,8 @@ class Writer:
         self._lock = threading.Lock()  # held by whoever uses the connection
         self._connection: apsw.Connection | None = None
         self._checkpointing = threading.Lock()
-        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Job[Any], ...] | None] = SimpleQueue()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
         self._wal_pages = 0
@@ -81,34 +96,41 @@ class Writer:
         """The result of `work` once it is durable. Cancelling withdraws it if it hasn't begun, and waits for it if it has."""
         if self._closed:
             raise closed(self._path)
-        if small and self._cost < _IN_PLACE_SECONDS and self._jobs.empty():
-            job: Job[T] = Job(work, _nobody)
+        if small and self._flush < _IN_PLACE_SECONDS and self._jobs.empty():
+            job: Job[T] = Job(work, None)
             if self._in_place(job):
                 return job.answer()
         loop = asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]  # the one that doesn't raise
         return await self._on_loop(work, loop) if loop else self._on_thread(work)
 
     def _on_thread(self, work: JobWork[T]) -> T:
-        future: Future[None] = Future()
-        job = Job(work, lambda _: future.set_result(None))
+        job = Job(work, None)
+        job.ended.acquire()
         self._submit(job)
-        future.result()
+        job.ended.acquire()
         return job.answer()
 
     async def _on_loop(self, work: JobWork[T], loop: asyncio.AbstractEventLoop) -> T:
-        future: asyncio.Future[None] = loop.create_future()
-        job = Job(work, lambda _: _resolve(loop, future))
-        self._submit(job)
+        job = Job(work, loop)
+        gathered = self._gathered.get(loop)
+        if gathered is None:
+            gathered = self._gathered[loop] = []
+            loop.call_soon(self._hand_over, loop)
+        gathered.append(job)
         try:
-            await asyncio.shield(future)
+            await job.settled
         except asyncio.CancelledError:
             if not job.ticket.acquire(blocking=False):
-                await _settled(future)
+                await job.end()
             raise
         return job.answer()
 
-    def _submit(self, job: Job[Any]) -> None:
-        self._jobs.put(job)
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """All that this turn of the loop has asked for goes to the writer at once: that is what shares a flush."""
+        self._submit(*self._gathered.pop(loop))
+
+    def _submit(self, *jobs: Job[Any]) -> None:
+        self._jobs.put(jobs)
         if self._thread is None:
             self._start()
 
@@ -133,19 +155,18 @@ class Writer:
             self._patience.waits = True
             self._lock.release()
         if self._wal_pages > _CHECKPOINT_PAGES:
-            self._submit(Job(_nothing, _nobody))
+            self._submit()
         return True
 
     # --- doing ---
 
-    def _loop(self, jobs: SimpleQueue[Job[Any] | None]) -> None:
+    def _loop(self, jobs: SimpleQueue[tuple[Job[Any], ...] | None]) -> None:
         while (first := jobs.get()) is not None:
-            batch = [job for job in (first, *_waiting(jobs)) if job.ticket.acquire(blocking=False)]
+            batch = [job for job in (*first, *_waiting(jobs)) if job.ticket.acquire(blocking=False)]
             if batch:
                 with self._lock:
                     self._run(batch)
-                for job in batch:
-                    job.done(job)
+                _settle(batch)
             if self._wal_pages > _CHECKPOINT_PAGES:
                 with self._checkpointing:
                     self._checkpoint()
@@ -168,26 +189,24 @@ class Writer:
 
     def _batch(self, batch: list[Job[Any]]) -> None:
         connection = self._connection or self._connect()
-        started = time.perf_counter()
         connection.execute("BEGIN IMMEDIATE")
         try:
             for job in batch:
                 job.run(connection)
+            started = time.perf_counter()
             connection.execute("COMMIT")
+            self._flush += (min(time.perf_counter() - started, 1e-3) - self._flush) * 0.2
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         self.transactions += 1
         self.commits += len(batch)
-        if len(batch) == 1:
-            self._cost += (min(time.perf_counter() - started, 0.01) - self._cost) * 0.3
 
     def _connect(self) -> apsw.Connection:
         connection = connect(self._path, patience=self._patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
         connection.set_wal_hook(self._committed)
         self._connection = connection
-        self._cost = min(self._cost, 0.01)
         return connection
 
     def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:
@@ -235,41 +254,34 @@ class Writer:
             self._connection = None
 
 
-def _waiting(jobs: SimpleQueue[Job[Any] | None]) -> Iterator[Job[Any]]:
-    """The jobs queued right now, as many as share a transaction; the end's mark goes back for the loop to find."""
-    for _ in range(_BATCH - 1):
+def _waiting(jobs: SimpleQueue[tuple[Job[Any], ...] | None]) -> Iterator[Job[Any]]:
+    """What else is queued right now, about as much as should share a transaction; the end's mark goes back for the loop to find."""
+    for _ in range(_BATCH):
         try:
-            job = jobs.get_nowait()
+            more = jobs.get_nowait()
         except Empty:
             return
-        if job is None:
+        if more is None:
             jobs.put(None)
             return
-        yield job
+        yield from more
 
 
-def _nobody(job: Job[Any]) -> None:
-    pass
+def _settle(batch: list[Job[Any]]) -> None:
+    """Wake every waiter: threads by their lock, the tasks of one loop by a single call into it."""
+    loops: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
+    for job in batch:
+        if job.loop is None:
+            job.ended.release()
+        else:
+            job.ended.acquire(blocking=False)
+            loops.setdefault(job.loop, []).append(job)
+    for loop, jobs in loops.items():
+        with suppress(RuntimeError):  # that loop was closed: nobody waits there any more
+            loop.call_soon_threadsafe(_wake, jobs)
 
 
-def _nothing(connection: apsw.Connection) -> None:
-    pass
-
-
-def _resolve(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(_set, future)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def _settled(future: asyncio.Future[None]) -> None:
-    """Wait for `future` however often the waiter is cancelled: what has begun will be known."""
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError:
-            continue
+def _wake(jobs: list[Job[Any]]) -> None:
+    for job in jobs:
+        if not job.settled.done():
+            job.settled.set_result(None)
