@@ -9,7 +9,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +27,9 @@ WARM_UP = 40
 
 
 @contextmanager
-def folder(kind: str) -> Iterator[Path]:
+def folder(kind: str) -> Generator[Path]:
     """An empty folder on the RAM disk or on the real one."""
-    path = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir="/dev/shm" if kind == "RAM disk" else None))  # noqa: S108
+    path = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir="/dev/shm" if kind == "RAM disk" else None))
     try:
         yield path
     finally:

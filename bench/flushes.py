@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import count
 
@@ -20,7 +20,7 @@ class _File(apsw.VFSFile):
         self._vfs = vfs
         self._log = bool(flags[0] & apsw.SQLITE_OPEN_WAL)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802  # SQLite's name
+    def xSync(self, flags: int) -> None:  # SQLite's name
         start = time.perf_counter()
         super().xSync(flags)
         if self._log:
@@ -33,12 +33,12 @@ class _VFS(apsw.VFS):
         self.name = name
         super().__init__(name, "")
 
-    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> _File:  # noqa: N802  # SQLite's name
+    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> _File:  # SQLite's name
         return _File(self.name, name, flags)
 
 
 @contextmanager
-def counting_vfs() -> Iterator[str]:
+def counting_vfs() -> Generator[str]:
     """The name of a fresh counting VFS, for `SQLiteBackend(vfs=...)`."""
     name = f"counting-{next(_numbers)}"
     _counts[name], _seconds[name] = 0, 0.0

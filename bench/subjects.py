@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
+from agents import SQLiteSession, TResponseInputItem
+
 import holdfast
 from holdfast import sync
 from holdfast.backend import Commit, Create, Key, Put
@@ -147,18 +149,16 @@ class OpenAIAgents:
     name = "openai-agents SQLiteSession"
 
     async def open(self, path: Path, turns: int) -> None:
-        from agents import SQLiteSession
-
         self.session = SQLiteSession(SESSION, path)
         for start in range(0, turns, 1000):
             await self.session.add_items(self.items() * min(1000, turns - start))
 
-    def items(self) -> list[object]:
+    def items(self) -> list[TResponseInputItem]:
         return [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
 
     async def turn(self, number: int) -> None:
         await self.session.get_items(limit=20)
-        await self.session.add_items(self.items())  # pyright: ignore[reportArgumentType]
+        await self.session.add_items(self.items())
 
     async def close(self) -> None:
         self.session.close()

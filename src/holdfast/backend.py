@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable
+from hashlib import blake2b
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -115,14 +116,14 @@ class HeadPatch(msgspec.Struct, frozen=True, kw_only=True):
     """What a commit changes in the head. `metadata` and `service_ids` are merged by key; a None value removes its key."""
 
     kind: str | UnsetType = UNSET
-    agent: str | None | UnsetType = UNSET
-    name: str | None | UnsetType = UNSET
+    agent: str | UnsetType | None = UNSET
+    name: str | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
     origin: Origin | UnsetType = UNSET
-    parent: str | None | UnsetType = UNSET
+    parent: str | UnsetType | None = UNSET
     service_ids: dict[str, Any] | UnsetType = UNSET
     waiting: bool | UnsetType = UNSET
-    ttl: float | None | UnsetType = UNSET
+    ttl: float | UnsetType | None = UNSET
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlobRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Which blobs: of one namespace (None: of all), by exact keys or by prefix ("" is all), in order; `data=False` leaves their bytes out."""
+    """Which blobs: of one namespace (None: of all), by exact keys or by prefix, in order; `data=False` leaves their bytes out."""
 
     namespace: str | None = None
     keys: tuple[str, ...] | None = None
@@ -328,7 +329,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Sessions, the newest created first, and the cursor of the next page (None at the end). A page may be short, even empty, before the end."""
+    """Sessions, the newest created first, and the cursor of the next page (None at the end). A page may be short, even empty."""
 
     items: list[tuple[str, Head]]
     cursor: str | None
@@ -368,7 +369,7 @@ class Backend(Protocol):
     async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
         """Create `target` with the visible entries of `source` up to seq `upto`, renumbered without gaps, its state and its blobs.
 
-        `commit` creates the target and is judged for it; its entries come after the copied ones. `SessionNotFound` where there is no source.
+        `commit` creates the target and is judged for it; its entries come after the copied ones. `SessionNotFound` without a source.
         """
         ...
 
@@ -450,14 +451,20 @@ def may_use(head: Head, user_id: str | None, check_owner: bool) -> bool:
 def changes(commit: Commit) -> bool:
     """Whether `commit` moves the version: claims, heartbeats and mere contact don't."""
     return bool(
-        commit.entries or commit.hide or commit.puts or commit.blobs or commit.drops or commit.patch or commit.erase or commit.counts or commit.create
+        commit.entries
+        or commit.hide
+        or commit.puts
+        or commit.blobs
+        or commit.drops
+        or commit.patch
+        or commit.erase
+        or commit.counts
+        or commit.create
     )
 
 
 def digest(commit: Commit) -> bytes:
     """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
-    from hashlib import blake2b  # here, for it loads OpenSSL
-
     content = blake2b(digest_size=8)
     for entry in commit.entries:
         content.update(b"e%a%a" % (entry.kind, entry.run_id))

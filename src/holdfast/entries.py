@@ -51,7 +51,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     def message(self) -> Message:
         """The message this entry records (`kind` is "message")."""
-        return decode_message(self.body, id=self.id, run_id=self.run_id)
+        return decode_message(self.body, self.id, self.run_id)
 
     def data(self) -> Any:
         """The JSON in `body`."""

@@ -1,29 +1,29 @@
 """Every error Holdfast raises, in two families: the caller can fix the first, the operator the second.
 
-    HoldfastError
-    ├── UsageError                 what was asked can't be done as asked; nothing was written
-    │   ├── InvalidId              a tenant, session, user, key or run id out of bounds       (ValueError)
-    │   ├── InvalidURL             a store URL nobody understands                             (ValueError)
-    │   ├── InvalidValue           a value that can't be stored                               (ValueError)
-    │   ├── TooLarge               an entry, value or blob over the limit                     (ValueError)
-    │   ├── MissingExtra           an optional dependency is not installed                    (ImportError)
-    │   ├── Unsupported            this backend doesn't do that, and says so before any I/O
-    │   ├── SessionNotFound        no such session, or not yours: the two look the same       (LookupError)
-    │   ├── SessionExists          created twice where once was asked
-    │   ├── SessionGone            the life of the session this write belongs to has ended
-    │   ├── SessionBusy            another run holds the session
-    │   ├── Conflict               the session or a key is not at the version you named
-    │   ├── Fenced                 a newer run took the session over
-    │   └── CommitReused           one commit id, two contents
-    └── StoreError                 the database can't do what it should
-        ├── StoreUnavailable       locked, down or too slow: the write did not happen, try again
-        ├── OutcomeUnknown         the connection broke in mid-commit: repeat the same commit to learn
-        ├── StoreClosed            used after close
-        ├── StoreFull              no space left
-        ├── StoreReadOnly          no permission to write
-        ├── NotAStore              the file or database is something else
-        ├── SchemaMismatch         written by another version of Holdfast
-        └── Corrupt                stored bytes that can't be what was written
+HoldfastError
+├── UsageError                 what was asked can't be done as asked; nothing was written
+│   ├── InvalidId              a tenant, session, user, key or run id out of bounds       (ValueError)
+│   ├── InvalidURL             a store URL nobody understands                             (ValueError)
+│   ├── InvalidValue           a value that can't be stored                               (ValueError)
+│   ├── TooLarge               an entry, value or blob over the limit                     (ValueError)
+│   ├── MissingExtra           an optional dependency is not installed                    (ImportError)
+│   ├── Unsupported            this backend doesn't do that, and says so before any I/O
+│   ├── SessionNotFound        no such session, or not yours: the two look the same       (LookupError)
+│   ├── SessionExists          created twice where once was asked
+│   ├── SessionGone            the life of the session this write belongs to has ended
+│   ├── SessionBusy            another run holds the session
+│   ├── Conflict               the session or a key is not at the version you named
+│   ├── Fenced                 a newer run took the session over
+│   └── CommitReused           one commit id, two contents
+└── StoreError                 the database can't do what it should
+    ├── StoreUnavailable       locked, down or too slow: the write did not happen, try again
+    ├── OutcomeUnknown         the connection broke in mid-commit: repeat the same commit to learn
+    ├── StoreClosed            used after close
+    ├── StoreFull              no space left
+    ├── StoreReadOnly          no permission to write
+    ├── NotAStore              the file or database is something else
+    ├── SchemaMismatch         written by another version of Holdfast
+    └── Corrupt                stored bytes that can't be what was written
 """
 
 from __future__ import annotations

@@ -22,19 +22,19 @@ class _Part(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
     pass
 
 
-class Text(_Part, tag="text"):
+class Text(_Part, frozen=True, tag="text"):
     """What was said."""
 
     content: str
 
 
-class Reasoning(_Part, tag="reasoning"):
+class Reasoning(_Part, frozen=True, tag="reasoning"):
     """What the model thought, as far as the provider shows it."""
 
     content: str
 
 
-class ToolCall(_Part, tag="tool_call"):
+class ToolCall(_Part, frozen=True, tag="tool_call"):
     """The model asks for a tool; `arguments` is any JSON value."""
 
     name: str
@@ -42,14 +42,14 @@ class ToolCall(_Part, tag="tool_call"):
     arguments: Any = None
 
 
-class ToolResult(_Part, tag="tool_call_response"):
+class ToolResult(_Part, frozen=True, tag="tool_call_response"):
     """What the tool answered; `id` is the call's."""
 
     response: Any
     id: str | None = None
 
 
-class Blob(_Part, tag="blob"):
+class Blob(_Part, frozen=True, tag="blob"):
     """Inline media, base64."""
 
     modality: str
@@ -57,7 +57,7 @@ class Blob(_Part, tag="blob"):
     mime_type: str | None = None
 
 
-class Uri(_Part, tag="uri"):
+class Uri(_Part, frozen=True, tag="uri"):
     """Media by address."""
 
     modality: str
@@ -65,7 +65,7 @@ class Uri(_Part, tag="uri"):
     mime_type: str | None = None
 
 
-class File(_Part, tag="file"):
+class File(_Part, frozen=True, tag="file"):
     """Media by the provider's file id."""
 
     modality: str
@@ -73,7 +73,7 @@ class File(_Part, tag="file"):
     mime_type: str | None = None
 
 
-class Compaction(_Part, tag="compaction"):
+class Compaction(_Part, frozen=True, tag="compaction"):
     """Where a provider or a summary stands for what came before."""
 
     id: str | None = None
@@ -173,7 +173,7 @@ def encode_message(message: Message) -> bytes:
         raise InvalidValue(f"a {message.role} message holds something JSON can't carry: {error}") from error
 
 
-def decode_message(body: bytes, *, id: str | None = None, run_id: str | None = None) -> Message:
+def decode_message(body: bytes, id: str | None = None, run_id: str | None = None) -> Message:
     """The message in a stored body; unknown part types come back as `Other`, unreadable bytes raise `Corrupt`."""
     try:
         it = _decoder.decode(body)
@@ -215,5 +215,5 @@ def part_from(data: Mapping[str, Any]) -> Part:
 
 def to_otel(message: Message) -> dict[str, Any]:
     """The message as the OpenTelemetry GenAI schema writes it: `{role, parts, name?}`."""
-    plain = msgspec.to_builtins([part for part in _loose(message)["parts"]])  # type: ignore[attr-defined]
+    plain = msgspec.to_builtins(_loose(message)["parts"])
     return {"role": message.role, "parts": plain} | ({"name": message.name} if message.name else {})

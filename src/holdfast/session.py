@@ -37,7 +37,7 @@ from .backend import (
 from .entries import Entry, NewEntry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
-from .messages import Message, encode_message
+from .messages import Message, decode_message, encode_message
 from .runs import LEASE, WAIT, Metrics, RunEvent, RunInfo
 from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache
 from .values import decode, encode
@@ -112,7 +112,6 @@ class Session:
         self.user_id = None if user_id is None else check_id(user_id, "user id")
         self.cells = Cells()
         self.state = State(self)
-        self._cache = State(self, CACHE_PREFIX)
         self._volatile = VolatileCache()
         self._link: Link | None = None
         self._head: Head | None = None
@@ -161,9 +160,9 @@ class Session:
 
     # --- state, with the verbs of a plain session ---
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: Any = None, *, as_: type[Any] | None = None) -> Any:
         """`state.get`."""
-        return self.state.get(key, default)
+        return self.state.get(key, default, as_=as_)
 
     def set(self, key: str, value: Any) -> None:
         """`state[key] = value`: staged until the next commit, append or run."""
@@ -183,7 +182,7 @@ class Session:
 
     def get_non_volatile_cache(self) -> State:
         """Values kept with the session and never sent to a model."""
-        return self._cache
+        return State(self, CACHE_PREFIX)
 
     def clear(self) -> None:
         """Stage the removal of all history, state and blobs; the id, the owner and the metadata stay. What is set after it is kept."""
@@ -204,7 +203,7 @@ class Session:
             return self.version
         time = now()
         added = tuple(message_entry(message, time) for message in messages)
-        outcome = await self._write(id=commit_id, expect=expect, entries=added, counts=_counts(added), time=time)
+        outcome = await self._write(id=commit_id, expect=expect, entries=added, counts=_counts(added) if added else None, time=time)
         return outcome.version
 
     async def rename(self, name: str | None) -> None:
@@ -222,9 +221,9 @@ class Session:
         await self._write(patch=HeadPatch(ttl=seconds), staged=False)
 
     async def rewind(self, *, to: int | None = None, last: int | None = None) -> int:
-        """Hide the entries after seq `to`, or the newest `last` messages with what follows them. They stay in the record, out of every window.
+        """Hide the entries after seq `to`, or the newest `last` messages with what follows them; how many entries were hidden.
 
-        Returns how many entries were hidden.
+        They stay in the record, out of every window.
         """
         if (to is None) == (last is None):
             raise UsageError("rewind takes either to=SEQ or last=N messages")
@@ -260,7 +259,12 @@ class Session:
             hide = (Range(1, head.seq),) if head.seq else ()
             try:
                 outcome = await self._write(
-                    entries=added, hide=hide, expect=head.version if expect is None else expect, counts=_counts(added), time=time, staged=False
+                    entries=added,
+                    hide=hide,
+                    expect=head.version if expect is None else expect,
+                    counts=_counts(added),
+                    time=time,
+                    staged=False,
                 )
             except Conflict:
                 if expect is not None:
@@ -306,7 +310,8 @@ class Session:
 
     async def get_messages(self, *, last: int | None = None, before: int | None = None) -> list[Message]:
         """The messages in order: all of them, or the newest `last` (before seq `before`), tool calls and system messages included."""
-        return [entry.message() for entry in await self.entries(last=last, before=before, kinds=(kinds.MESSAGE,))]
+        found = await self.entries(last=last, before=before, kinds=(kinds.MESSAGE,))
+        return [decode_message(entry.body, entry.id, entry.run_id) for entry in found]
 
     async def get_chat_history(self, *, last: int | None = None) -> list[Message]:
         """What user and assistant said to each other: no tools, no instructions, no empty messages."""
@@ -403,7 +408,8 @@ class Session:
         if data.get("type") != "session" or "session_id" not in data:
             raise InvalidValue("this is not a session's dict: it needs type='session' and session_id")
         session = cls(data["session_id"], user_id=data.get("user_id"))
-        for key, value in (data.get("state") or {}).items():
+        state: dict[str, Any] = data.get("state") or {}
+        for key, value in state.items():
             session.state[key] = decode(msgspec.json.encode([FORM, value]))
         if data.get("service_session_id") is not None:
             session.service_session_id = data["service_session_id"]
@@ -626,9 +632,8 @@ def message_entry(message: Message, time: int, run_id: str | None = None, agent:
     return NewEntry(message.id or new_id(), kinds.MESSAGE, encode_message(message), run_id, agent, time)
 
 
-def _counts(added: tuple[NewEntry, ...]) -> Counts | None:
-    messages = sum(entry.kind == kinds.MESSAGE for entry in added)
-    return Counts(messages=messages, bytes=sum(len(entry.body) for entry in added)) if added else None
+def _counts(added: tuple[NewEntry, ...]) -> Counts:
+    return Counts(messages=sum([entry.kind == kinds.MESSAGE for entry in added]), bytes=sum([len(entry.body) for entry in added]))
 
 
 async def touch(link: Link, key: Key, head: Head, user_id: str | None) -> None:

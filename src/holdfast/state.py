@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol
 
 from .backend import Put, StateRow
 from .errors import InvalidId, InvalidValue, UsageError
 from .values import decode, encode
 
-T = TypeVar("T")
 MISSING: Any = object()
 MAX_KEY_BYTES = 1024
 CACHE_PREFIX = "\x1fcache:"
 """Keys of the non-volatile cache: no key of a user can begin so."""
-_SCALARS = (type(None), bool, int, float, str, bytes, tuple, frozenset)
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+"""Types nobody can change in place."""
 
 
 class Cells:
@@ -31,14 +31,14 @@ class Cells:
         self.cleared = False
 
     def get(self, key: str) -> Any:
-        """The value under `key`; `KeyError` when there is none. A container stays the caller's: changes inside it count at the next commit."""
+        """The value under `key`, or `KeyError`. A container stays the caller's: changes inside it count at the next commit."""
         if key in self._live:
             return self._live[key][0]
-        data = self._data(key)
+        data = self._staged[key] if key in self._staged else self._stored(key)
         if data is None:
             raise KeyError(key)
         value = decode(data)
-        if not isinstance(value, _SCALARS):
+        if type(value) not in _PLAIN:
             self._live[key] = (value, data)
         return value
 
@@ -46,7 +46,7 @@ class Cells:
         data = encode_value(key, value)
         self._live.pop(key, None)
         self._staged[key] = data
-        if not isinstance(value, _SCALARS):
+        if type(value) not in _PLAIN:
             self._live[key] = (value, data)
 
     def delete(self, key: str) -> None:
@@ -92,7 +92,7 @@ class Cells:
 
     def update(self, rows: Mapping[str, StateRow], whole: bool, version: int) -> None:
         """What the store says has changed, up to `version`. Handed-out containers stay with their holder until `detach`."""
-        self.rows = dict(rows) if whole else self.rows | rows
+        self.rows = dict(rows) if whole else {**self.rows, **rows}
         self.synced = version
 
     def detach(self, key: str | None = None) -> None:
@@ -184,17 +184,12 @@ class State(KeyValues):
     def __getitem__(self, key: str) -> Any:
         return self._cells.get(self._prefix + check_key(key))
 
-    @overload
-    def get(self, key: str, default: None = None, /) -> Any | None: ...
-    @overload
-    def get(self, key: str, default: Any = None, /, *, as_: type[T]) -> T: ...
-    @overload
-    def get(self, key: str, default: T, /) -> Any | T: ...
     def get(self, key: str, default: Any = None, /, *, as_: type[Any] | None = None) -> Any:
         """The value, or `default`. `as_` builds a value of that type from what is stored."""
-        if key not in self:
+        try:
+            value = self._cells.get(self._prefix + key)
+        except KeyError:
             return default
-        value = self[key]
         return value if as_ is None or isinstance(value, as_) else decode(encode_value(key, value), as_)
 
     def __setitem__(self, key: str, value: Any) -> None:

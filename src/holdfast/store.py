@@ -77,7 +77,11 @@ class Store:
     @property
     def cache_stats(self) -> CacheStats:
         """Counters of the cache; all zero when there is none."""
-        return msgspec.convert(self.backend.stats, CacheStats, from_attributes=True) if isinstance(self.backend, CachedBackend) else CacheStats()
+        return (
+            msgspec.convert(self.backend.stats, CacheStats, from_attributes=True)
+            if isinstance(self.backend, CachedBackend)
+            else CacheStats()
+        )
 
     # --- sessions ---
 
@@ -140,9 +144,7 @@ class Store:
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidValue(f"limit={limit}: a page holds 1 to {MAX_PAGE} sessions")
-        filter = Filter(
-            tenant=self.tenant, user_id=user_id, waiting=waiting, kind=kind, parent=parent, name=name, metadata=metadata or {}
-        )
+        filter = Filter(tenant=self.tenant, user_id=user_id, waiting=waiting, kind=kind, parent=parent, name=name, metadata=metadata or {})
         page = await self.backend.list(filter, _checked_cursor(cursor), limit)
         return SessionPage([info_of(session_id, head) for session_id, head in page.items], page.cursor)
 
@@ -255,7 +257,9 @@ def _sqlite(url: str) -> Backend:
         raise InvalidURL(f"store URL {_shown(url)!r}: write sqlite:///relative.db or sqlite:////absolute.db (three or four slashes)")
     if path == ":memory:":
         raise InvalidURL("store URL 'sqlite:///:memory:': use memory:// to keep sessions in memory")
-    options = _options(url, parse_qsl(parts.query, keep_blank_values=True), {"synchronous": _synchronous, "busy_timeout": _seconds, "vfs": str})
+    options = _options(
+        url, parse_qsl(parts.query, keep_blank_values=True), {"synchronous": _synchronous, "busy_timeout": _seconds, "vfs": str}
+    )
     return SQLiteBackend(expanduser(path), **options)
 
 

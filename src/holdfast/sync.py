@@ -227,7 +227,7 @@ class State(aio_state.KeyValues):
         return repr(self.aio)
 
     def get(self, key: str, default: Any = None, /, *, as_: type[Any] | None = None) -> Any:
-        return self.aio.get(key, default) if as_ is None else self.aio.get(key, default, as_=as_)
+        return self.aio.get(key, default, as_=as_)
 
     def increment(self, key: str, by: float = 1) -> Any:
         return self._session.call(self.aio.increment(key, by))
@@ -304,8 +304,8 @@ class Session:
     def service_session_id(self, value: Any) -> None:
         self.aio.service_session_id = value
 
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.aio.get(key, default)
+    def get(self, key: str, default: Any = None, *, as_: type[Any] | None = None) -> Any:
+        return self.aio.get(key, default, as_=as_)
 
     def set(self, key: str, value: Any) -> None:
         self.aio.set(key, value)
@@ -426,7 +426,5 @@ class Run:
     def append(self, *messages: Message) -> int:
         return self.session.call(self.aio.append(*messages))
 
-    def finish(
-        self, *messages: Message, status: str = COMPLETED, metrics: Metrics | None = None, error: str | None = None
-    ) -> int:
+    def finish(self, *messages: Message, status: str = COMPLETED, metrics: Metrics | None = None, error: str | None = None) -> int:
         return self.session.call(self.aio.finish(*messages, status=status, metrics=metrics, error=error))

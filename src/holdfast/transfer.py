@@ -84,7 +84,10 @@ def parse(text: Iterable[str]) -> Parcel:
         raise InvalidValue(f"line 1: this export has form {first.holdfast}, this library reads up to {FORM}: upgrade holdfast")
     head = first.head
     assert head is not None
-    puts, entries, hidden, blobs = [], [], [], []
+    puts: list[Put] = []
+    entries: list[NewEntry] = []
+    hidden: list[Range] = []
+    blobs: list[BlobPut] = []
     for number, line in numbered[1:]:
         if line.type == "state":
             puts.append(Put(line.key, bytes(line.value)))
@@ -115,7 +118,13 @@ def commit(parcel: Parcel, user_id: str | None, *, check_owner: bool) -> Commit:
     """The one commit that makes the session again."""
     head = parcel.head
     patch = HeadPatch(
-        kind=head.kind, agent=head.agent, name=head.name, metadata=head.metadata, parent=head.parent, service_ids=head.service_ids, ttl=head.ttl
+        kind=head.kind,
+        agent=head.agent,
+        name=head.name,
+        metadata=head.metadata,
+        parent=head.parent,
+        service_ids=head.service_ids,
+        ttl=head.ttl,
     )
     if head.origin is not None:
         patch = msgspec.structs.replace(patch, origin=head.origin)

@@ -31,7 +31,7 @@ import msgspec
 
 from .errors import Corrupt, InvalidValue, MissingExtra, SchemaMismatch
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _Convert: TypeAlias = Callable[[Any], Any]
 _Packer: TypeAlias = Callable[[Any, int], object]
 _Scope: TypeAlias = tuple[object, ...]
@@ -78,8 +78,8 @@ _BY_CLASS: dict[type, _Codec] = {}
 def encode(value: object) -> bytes:
     """The stored form of `value`; `InvalidValue` names the place inside it that has none, and the fix.
 
-    Not kept: a tzinfo that is neither a `timezone` nor a `ZoneInfo` (its offset is), the private attributes of pydantic models,
-    and that two places hold the same object. Errors of a class's own `to_dict` or `encode` pass through.
+    Not kept: a tzinfo that is neither a `timezone` nor a `ZoneInfo` and the name of a `timezone` (the offset is), the private
+    attributes of pydantic models, and that two places hold the same object. Errors of a class's own `to_dict` or `encode` pass through.
     """
     try:
         return _to_json((FORM, _pack(value, 0)))
@@ -92,7 +92,7 @@ def encode(value: object) -> bytes:
 @overload
 def decode(data: bytes, as_: None = None) -> Any: ...
 @overload
-def decode(data: bytes, as_: type[T]) -> T: ...
+def decode(data: bytes, as_: type[_T]) -> _T: ...
 def decode(data: bytes, as_: Any = None) -> Any:
     """The value in `data`; an instance of a class nobody registered comes back as `Tagged`.
 
@@ -112,12 +112,12 @@ def decode(data: bytes, as_: Any = None) -> Any:
 
 @overload
 def register(
-    cls: type[T], *, name: str | None = None, encode: Callable[[T], object] | None = None, decode: Callable[[Any], T] | None = None
-) -> type[T]: ...
+    cls: type[_T], *, name: str | None = None, encode: Callable[[_T], object] | None = None, decode: Callable[[Any], _T] | None = None
+) -> type[_T]: ...
 @overload
 def register(
-    *, name: str | None = None, encode: Callable[[T], object] | None = None, decode: Callable[[Any], T] | None = None
-) -> Callable[[type[T]], type[T]]: ...
+    *, name: str | None = None, encode: _Convert | None = None, decode: _Convert | None = None
+) -> Callable[[type[_T]], type[_T]]: ...
 def register(cls: Any = None, *, name: str | None = None, encode: _Convert | None = None, decode: _Convert | None = None) -> Any:
     """Make instances of `cls` come back as themselves; a function and a decorator, with or without arguments.
 
@@ -307,7 +307,7 @@ def _untag(tag: dict[str, Any], scope: _Scope) -> Any:
         case [str(kind), payload] if kind in _READERS:
             return _untag_builtin(kind, _unpack(payload, scope))
         case _:
-            raise Corrupt(f"a stored value holds a tag this form doesn't have: {str(tag)[:100]}")
+            raise Corrupt(f"a stored value holds a tag this form doesn't have: {str(tag[_TAG])[:40]}")
 
 
 def _untag_builtin(kind: str, payload: object) -> Any:
@@ -338,6 +338,8 @@ def _build(codec: _Codec, data: object) -> Any:
 def _narrow(value: Any, as_: Any) -> Any:
     """`value` if it is an `as_`; what nobody registered is built as one, whatever its stored name: the class may have moved."""
     cls = get_origin(as_) or as_
+    if not isinstance(cls, type):
+        raise InvalidValue(f"as_ takes a class, or a container such as list[Order], not {as_}")
     if type(value) is Tagged and (shape := _shape(cls)):
         value = _build(_Codec(cls, value.name, *shape), value.data)
     if not isinstance(value, cls):

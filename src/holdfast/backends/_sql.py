@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 
 
-def load(package: str, name: str) -> str:
-    """The text of an SQL file that lies beside the code."""
-    return files(package).joinpath(name).read_text(encoding="utf-8")
+def load(module: str, name: str) -> str:
+    """The text of an SQL file that lies beside the module of this name."""
+    return files(module.rpartition(".")[0]).joinpath(name).read_text(encoding="utf-8")
 
 
 def named(text: str) -> dict[str, str]:

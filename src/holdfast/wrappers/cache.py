@@ -71,7 +71,9 @@ class CachedBackend(Wrapper):
     async def _current(self, key: Key, window: Window | None) -> _Known | None:
         known = self._known.get(key)
         if known is not None:
-            snapshot = await self.inner.read(key, ReadPlan(state_since=known.head.version, entries=Window(after=known.head.seq, limit=_TAIL_ENTRIES)))
+            snapshot = await self.inner.read(
+                key, ReadPlan(state_since=known.head.version, entries=Window(after=known.head.seq, limit=_TAIL_ENTRIES))
+            )
             if snapshot is None:
                 self._forget(key)
                 return None

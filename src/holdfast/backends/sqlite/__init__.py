@@ -15,7 +15,7 @@ import apsw
 
 from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot, check_sizes
 from . import log, schema
-from .connections import Patience, Readers, closed, forget, mapped, translate, watch_forks
+from .connections import Connection, Patience, Readers, closed, forget, mapped, translate, watch_forks
 from .writer import Writer
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class SQLiteBackend:
 
     # --- where work runs ---
 
-    async def _read(self, work: Callable[[apsw.Connection], T], *, small: bool) -> T:
+    async def _read(self, work: Callable[[Connection], T], *, small: bool) -> T:
         if not self._ready or self._closed:
             await self.open()
         if small:
@@ -142,11 +142,15 @@ class SQLiteBackend:
         with mapped(self.path):
             return await self._aside(lambda: self._with_reader(work, Patience(self._patience)))
 
-    def _with_reader(self, work: Callable[[apsw.Connection], T], patience: Patience | None) -> T:
-        connection = self._readers.take(patience)
+    def _with_reader(self, work: Callable[[Connection], T], patience: Patience | None) -> T:
+        connection = self._readers.take()
         try:
+            if patience is not None:
+                connection.set_busy_handler(patience)
             return work(connection)
         finally:
+            if patience is not None:
+                connection.set_busy_handler(None)
             self._readers.give(connection)
 
     async def _aside(self, work: Callable[[], T]) -> T:

@@ -9,10 +9,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import apsw
 
@@ -80,71 +80,96 @@ class Patience:
         return True
 
 
-def connect(path: str, *, patience: Patience | None, synchronous: str, vfs: str | None, writable: bool) -> apsw.Connection:
+def connect(path: str, *, patience: Patience | None, synchronous: str, vfs: str | None, writable: bool) -> Connection:
     """One connection with the settings every connection of a store has; it never checkpoints by itself."""
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, vfs=vfs)
-    if patience is not None:
-        connection.set_busy_handler(patience)
-    connection.wal_autocheckpoint(0)
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    opened = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, vfs=vfs)
+    opened.wal_autocheckpoint(0)
+    opened.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection = cast("Connection", opened)
+    connection.set_busy_handler(patience)
+    connection.pragma("synchronous", synchronous)
     if not writable:
-        connection.execute("PRAGMA query_only = 1")
+        connection.pragma("query_only", 1)
     return connection
 
 
 class Readers:
-    """Idle read connections. Whoever takes one has it alone, on whichever thread."""
+    """Idle read connections. Whoever takes one has it alone, on whichever thread; taking and giving back need no lock."""
 
     def __init__(self, path: str, synchronous: str, vfs: str | None) -> None:
         self._path, self._synchronous, self._vfs = path, synchronous, vfs
-        self._idle: deque[apsw.Connection] = deque()
-        self._busy = 0
-        self._free = threading.Condition()
-        self._halted = False
+        self._idle: deque[Connection] = deque()
+        self._made = 0
+        self._making = threading.Lock()  # held while the store lets go of every connection
 
-    def take(self, patience: Patience | None) -> apsw.Connection:
-        with self._free:
-            while self._halted:
-                self._free.wait()
-            self._busy += 1
+    def take(self) -> Connection:
         try:
-            connection = self._idle.pop() if self._idle else self._connect()
-        except BaseException:
-            self._returned()
-            raise
-        connection.set_busy_handler(patience)
-        return connection
+            return self._idle.pop()
+        except IndexError:
+            return self._make()
 
-    def give(self, connection: apsw.Connection) -> None:
+    def give(self, connection: Connection) -> None:
         if len(self._idle) < _IDLE_READERS:
             self._idle.append(connection)
         else:
             connection.close()
-        self._returned()
+            with self._making:
+                self._made -= 1
 
     def halt(self) -> None:
-        """Wait for the reads under way, close every connection, and let no new read begin."""
-        with self._free:
-            self._halted = True
-            while self._busy:
-                self._free.wait(0.05)
-        while self._idle:
-            self._idle.pop().close()
+        """Close every connection, waiting for the reads under way, and let no new one be made until `resume`."""
+        self._making.acquire()
+        while self._made:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                time.sleep(0.0005)
+            else:
+                self._made -= 1
 
     def resume(self) -> None:
-        with self._free:
-            self._halted = False
-            self._free.notify_all()
+        self._making.release()
 
-    def _returned(self) -> None:
-        with self._free:
-            self._busy -= 1
-            if self._halted:
-                self._free.notify_all()
+    def _make(self) -> Connection:
+        with self._making:
+            connection = connect(self._path, patience=None, synchronous=self._synchronous, vfs=self._vfs, writable=False)
+            self._made += 1
+            return connection
 
-    def _connect(self) -> apsw.Connection:
-        return connect(self._path, patience=None, synchronous=self._synchronous, vfs=self._vfs, writable=False)
+
+class Cursor(Protocol):
+    """What this package uses of `apsw.Cursor`."""
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def close(self, force: bool = False) -> None: ...
+
+
+class Connection(Protocol):
+    """What this package uses of `apsw.Connection`, with rows typed loosely: a column is what the schema says it is."""
+
+    @property
+    def in_transaction(self) -> bool: ...
+
+    def execute(self, statements: str, bindings: Sequence[Any] | Mapping[str, Any] | None = None) -> Cursor: ...
+
+    def pragma(self, name: str, value: bool | int | str | None = None) -> Any: ...
+
+    def changes(self) -> int: ...
+
+    def set_busy_handler(self, callable: Callable[[int], bool] | None) -> None: ...
+
+    def set_busy_timeout(self, milliseconds: int) -> None: ...
+
+    def set_wal_hook(self, callable: Callable[[Any, str, int], int] | None) -> None: ...
+
+    def wal_checkpoint(self, dbname: str | None = None, mode: int = 0) -> tuple[int, int]: ...
+
+    def close(self, force: bool = False) -> None: ...
 
 
 class Forkable(Protocol):

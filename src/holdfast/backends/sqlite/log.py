@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import apsw
 import msgspec
 
 from ...backend import (
@@ -35,8 +34,9 @@ from ...entries import Entry
 from ...errors import Corrupt, SessionGone, SessionNotFound
 from ...ids import now
 from .._sql import load, named
+from .connections import Connection
 
-SQL = named(load(__package__, "queries.sql"))
+SQL = named(load(__name__, "queries.sql"))
 MAX_SEQ = (1 << 32) - 1
 _LAST_KEY = "\U0010ffff"
 _COLUMNS = "id, entry_id, kind, body, run_id, agent, time, version"
@@ -53,7 +53,7 @@ def span(n: int, after: int = 0, before: int | None = None) -> tuple[int, int]:
     return n << 32 | max(after, 0) + 1, n << 32 | (MAX_SEQ if before is None else min(before - 1, MAX_SEQ))
 
 
-def find(connection: apsw.Connection, key: Key) -> tuple[int, Head] | None:
+def find(connection: Connection, key: Key) -> tuple[int, Head] | None:
     """The session's number and head, expired or not."""
     row = connection.execute(SQL["session"], key).fetchone()
     return row and (row[0], _head(key, row[1]))
@@ -69,7 +69,7 @@ def _head(key: Key, data: bytes) -> Head:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(connection: apsw.Connection, key: Key, plan: ReadPlan) -> Snapshot | None:
+def read(connection: Connection, key: Key, plan: ReadPlan) -> Snapshot | None:
     """The plan's answer from one moment: while the cursor of the head stands on its row, SQLite keeps showing that moment."""
     cursor = connection.execute(SQL["session"], key)
     try:
@@ -79,7 +79,7 @@ def read(connection: apsw.Connection, key: Key, plan: ReadPlan) -> Snapshot | No
         cursor.close(True)
 
 
-def snapshot(connection: apsw.Connection, found: tuple[int, Head] | None, plan: ReadPlan) -> Snapshot | None:
+def snapshot(connection: Connection, found: tuple[int, Head] | None, plan: ReadPlan) -> Snapshot | None:
     """As `read`, inside whatever transaction is open."""
     if found is None or not alive(found[1], now()):
         return None
@@ -94,7 +94,7 @@ def snapshot(connection: apsw.Connection, found: tuple[int, Head] | None, plan: 
     )
 
 
-def _state(connection: apsw.Connection, n: int, head: Head, since: int, whole: bool) -> dict[str, StateRow]:
+def _state(connection: Connection, n: int, head: Head, since: int, whole: bool) -> dict[str, StateRow]:
     if whole:
         rows = connection.execute(SQL["state"], (n,))
     elif since < head.version:
@@ -104,7 +104,7 @@ def _state(connection: apsw.Connection, n: int, head: Head, since: int, whole: b
     return {key: StateRow(value, version) for key, value, version in rows}
 
 
-def _entries(connection: apsw.Connection, n: int, head: Head, window: Window) -> list[Entry]:
+def _entries(connection: Connection, n: int, head: Head, window: Window) -> list[Entry]:
     if window.after >= head.seq:
         return []
     low, high = span(n, window.after, window.before)
@@ -139,7 +139,7 @@ def _window_sql(kinds: tuple[str, ...], of_run: bool, hidden: bool, newest: bool
     return " UNION ALL ".join(f"SELECT * FROM ({scan})" for scan in scans) + f" {order}"
 
 
-def _blobs(connection: apsw.Connection, n: int, it: BlobRange) -> list[Blob]:
+def _blobs(connection: Connection, n: int, it: BlobRange) -> list[Blob]:
     columns = "namespace, key, type, data" if it.data else "namespace, key, type, NULL"
     where = "n = :n" + ("" if it.namespace is None else " AND namespace = :namespace")
     where += " AND key BETWEEN :prefix AND :prefix || :last" if it.keys is None else " AND key IN (SELECT value FROM json_each(:keys))"
@@ -150,7 +150,7 @@ def _blobs(connection: apsw.Connection, n: int, it: BlobRange) -> list[Blob]:
     return [Blob(*row) for row in rows]
 
 
-def list_sessions(connection: apsw.Connection, filter: Filter, cursor: str | None, limit: int) -> Page:
+def list_sessions(connection: Connection, filter: Filter, cursor: str | None, limit: int) -> Page:
     """One page, newest created first, from the index that fits; at most `_PAGE_WORK` sessions are looked at."""
     below = int(cursor) if cursor else MAX_SEQ
     where = "tenant = :tenant AND n < :below"
@@ -178,12 +178,12 @@ def list_sessions(connection: apsw.Connection, filter: Filter, cursor: str | Non
 # --- committing ------------------------------------------------------------------------------------------------------
 
 
-def commit(connection: apsw.Connection, key: Key, commit: Commit) -> Outcome:
+def commit(connection: Connection, key: Key, commit: Commit) -> Outcome:
     """Apply one commit; everything that can refuse it is asked before the first write."""
     return _commit(connection, key, commit, None)
 
 
-def copy(connection: apsw.Connection, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
+def copy(connection: Connection, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
     """As `Backend.copy`: the rows never leave the database."""
     origin = _living(connection, source)
     if origin is None:
@@ -191,12 +191,12 @@ def copy(connection: apsw.Connection, source: Key, upto: int | None, target: Key
     return _commit(connection, target, commit, (origin[0], upto))
 
 
-def _living(connection: apsw.Connection, key: Key) -> tuple[int, Head] | None:
+def _living(connection: Connection, key: Key) -> tuple[int, Head] | None:
     found = find(connection, key)
     return found if found and alive(found[1], now()) else None
 
 
-def _commit(connection: apsw.Connection, key: Key, commit: Commit, copied: tuple[int, int | None] | None) -> Outcome:
+def _commit(connection: Connection, key: Key, commit: Commit, copied: tuple[int, int | None] | None) -> Outcome:
     stored = find(connection, key)
     living = stored if stored and alive(stored[1], now()) else None
     if living and (before := _applied(connection, living, key, commit)):
@@ -211,7 +211,7 @@ def _commit(connection: apsw.Connection, key: Key, commit: Commit, copied: tuple
     return _apply(connection, key, living, commit, head, copied)
 
 
-def _key_version(connection: apsw.Connection, living: tuple[int, Head] | None) -> Any:
+def _key_version(connection: Connection, living: tuple[int, Head] | None) -> Any:
     def version(key: str) -> int:
         row = connection.execute(SQL["key_version"], (living[0], key)).fetchone() if living else None
         return row[0] if row else 0
@@ -219,7 +219,7 @@ def _key_version(connection: apsw.Connection, living: tuple[int, Head] | None) -
     return version
 
 
-def _applied(connection: apsw.Connection, living: tuple[int, Head], key: Key, commit: Commit) -> Outcome | None:
+def _applied(connection: Connection, living: tuple[int, Head], key: Key, commit: Commit) -> Outcome | None:
     """The first result of this very commit, looked for among the commits after the version its author had seen."""
     n, head = living
     floor = max(commit.base, head.version - COMMITS_KEPT)
@@ -234,7 +234,7 @@ def _applied(connection: apsw.Connection, living: tuple[int, Head], key: Key, co
     return Outcome(head, version, seq, answer, repeated=True)
 
 
-def _find_among_entries(connection: apsw.Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
+def _find_among_entries(connection: Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
     for table in ("recent_entries", "recent_hidden"):
         for version, found, seen in connection.execute(SQL[table], span(n)):
             if version <= floor:
@@ -245,17 +245,22 @@ def _find_among_entries(connection: apsw.Connection, n: int, floor: int, commit_
     return None
 
 
-def _find_among_commits(connection: apsw.Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
+def _find_among_commits(connection: Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
     row = connection.execute(SQL["find_commit"], (*span(n, floor), commit_id)).fetchone()
     return (row[0] & MAX_SEQ, row[1], row[2]) if row else None
 
 
-def _buried(connection: apsw.Connection, key: Key, incarnation: int) -> bool:
+def _buried(connection: Connection, key: Key, incarnation: int) -> bool:
     return connection.execute(SQL["grave"], (*key, incarnation)).fetchone() is not None
 
 
 def _apply(
-    connection: apsw.Connection, key: Key, living: tuple[int, Head] | None, commit: Commit, head: Head, copied: tuple[int, int | None] | None
+    connection: Connection,
+    key: Key,
+    living: tuple[int, Head] | None,
+    commit: Commit,
+    head: Head,
+    copied: tuple[int, int | None] | None,
 ) -> Outcome:
     if living is None:
         row = connection.execute(SQL["add_session"], (*key, head.user_id, head.waiting, head.expires, b"")).fetchone()
@@ -281,7 +286,7 @@ def _apply(
     return Outcome(head, head.version, head.seq, answer)
 
 
-def _write_entries(connection: apsw.Connection, n: int, commit: Commit, head: Head, old: Head | None) -> None:
+def _write_entries(connection: Connection, n: int, commit: Commit, head: Head, old: Head | None) -> None:
     if commit.entries:
         first = (n << 32 | head.seq) - len(commit.entries) + 1
         mark: tuple[str | None, bytes | None] = (commit.id, digest(commit))
@@ -294,7 +299,7 @@ def _write_entries(connection: apsw.Connection, n: int, commit: Commit, head: He
             connection.execute(SQL["forget_commits"], (n << 32, n << 32 | head.version - COMMITS_KEPT))
 
 
-def _write_head(connection: apsw.Connection, n: int, old: Head | None, head: Head) -> None:
+def _write_head(connection: Connection, n: int, old: Head | None, head: Head) -> None:
     data = _encode_head(head)
     if old and (old.user_id, old.waiting, old.expires) == (head.user_id, head.waiting, head.expires):
         connection.execute(SQL["set_head"], (n, data))
@@ -302,7 +307,7 @@ def _write_head(connection: apsw.Connection, n: int, old: Head | None, head: Hea
         connection.execute(SQL["set_head_and_indexes"], (n, data, head.user_id, head.waiting, head.expires))
 
 
-def _write_blobs(connection: apsw.Connection, n: int, commit: Commit) -> None:
+def _write_blobs(connection: Connection, n: int, commit: Commit) -> None:
     for drop in commit.drops:
         if drop.key is not None:
             connection.execute(SQL["drop_blob"], (n, drop.namespace, drop.key))
@@ -313,7 +318,7 @@ def _write_blobs(connection: apsw.Connection, n: int, commit: Commit) -> None:
         connection.execute(SQL[sql], (n, put.namespace, put.key, put.type, put.data))
 
 
-def _copy_into(connection: apsw.Connection, n: int, head: Head, source: int, upto: int | None) -> Head:
+def _copy_into(connection: Connection, n: int, head: Head, source: int, upto: int | None) -> Head:
     connection.execute(SQL["copy_entries"], (n << 32, head.version, *span(source, 0, None if upto is None else upto + 1)))
     copied = connection.changes()
     connection.execute(SQL["copy_state"], (n, head.version, source))
@@ -321,7 +326,7 @@ def _copy_into(connection: apsw.Connection, n: int, head: Head, source: int, upt
     return msgspec.structs.replace(head, seq=head.seq + copied)
 
 
-def _empty(connection: apsw.Connection, key: Key, n: int, head: Head) -> None:
+def _empty(connection: Connection, key: Key, n: int, head: Head) -> None:
     """Remove everything the session holds and remember that this life of it has ended."""
     for name in ("erase_entries", "erase_hidden", "erase_commits"):
         connection.execute(SQL[name], (n << 32, n << 32 | MAX_SEQ))
@@ -330,12 +335,12 @@ def _empty(connection: apsw.Connection, key: Key, n: int, head: Head) -> None:
     connection.execute(SQL["bury"], (*key, head.incarnation, now()))
 
 
-def _remove(connection: apsw.Connection, key: Key, n: int, head: Head) -> None:
+def _remove(connection: Connection, key: Key, n: int, head: Head) -> None:
     _empty(connection, key, n, head)
     connection.execute(SQL["erase_session"], (n,))
 
 
-def sweep(connection: apsw.Connection, limit: int) -> int:
+def sweep(connection: Connection, limit: int) -> int:
     """Expired sessions, then tombstones nobody needs and graves nobody can still come from."""
     time = now()
     expired = connection.execute(SQL["expired"], (time, limit)).fetchall()
@@ -347,7 +352,7 @@ def sweep(connection: apsw.Connection, limit: int) -> int:
     return len(expired)
 
 
-def _drop_tombstones(connection: apsw.Connection, n: int, floor: int) -> None:
+def _drop_tombstones(connection: Connection, n: int, floor: int) -> None:
     connection.execute(SQL["drop_tombstones"], (n,))
     head = _decode_head(connection.execute("SELECT head FROM sessions WHERE n = ?", (n,)).fetchone()[0])
     connection.execute(SQL["set_head"], (n, _encode_head(msgspec.structs.replace(head, floor=floor))))

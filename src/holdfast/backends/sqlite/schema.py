@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import msgspec
 from ...backend import Head
 from ...errors import NotAStore, SchemaMismatch, StoreUnavailable
 from .._sql import load
-from .connections import Patience, connect
+from .connections import Connection, Patience, connect
 from .log import MAX_SEQ, SQL
 
 VERSION = 1
@@ -53,16 +55,14 @@ def migrate(path: str, patience: float) -> tuple[int, int]:
         connection.close()
 
 
-def _climb(connection: apsw.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    with connection:
+def _climb(connection: Connection) -> None:
+    with _transaction(connection):
         for step in range(connection.pragma("user_version"), VERSION):
             connection.execute(_MIGRATIONS[step])
             connection.pragma("user_version", step + 1)
-    connection.execute("COMMIT")
 
 
-def _version(connection: apsw.Connection, path: str) -> int:
+def _version(connection: Connection, path: str) -> int:
     """The schema version; 0 for an empty database. Anything that isn't a store raises `NotAStore`."""
     application, version = connection.pragma("application_id"), connection.pragma("user_version")
     if application == _APPLICATION:
@@ -72,14 +72,20 @@ def _version(connection: apsw.Connection, path: str) -> int:
     return 0
 
 
-def _create(connection: apsw.Connection, path: str, patience: float) -> None:
+def _create(connection: Connection, path: str, patience: float) -> None:
     _use_wal(connection, path, patience)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with _transaction(connection):
         if _version(connection, path) == 0:  # another process may have been quicker
-            connection.execute(load(__package__, "schema.sql"))
+            connection.execute(load(__name__, "schema.sql"))
             connection.pragma("application_id", _APPLICATION)
             connection.pragma("user_version", VERSION)
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Generator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -87,7 +93,7 @@ def _create(connection: apsw.Connection, path: str, patience: float) -> None:
         raise
 
 
-def _use_wal(connection: apsw.Connection, path: str, patience: float) -> None:
+def _use_wal(connection: Connection, path: str, patience: float) -> None:
     """The switch needs the file alone and does not ask the busy handler: try until it works."""
     deadline = time.monotonic() + patience
     while True:
@@ -103,9 +109,10 @@ def _use_wal(connection: apsw.Connection, path: str, patience: float) -> None:
 
 def status(path: str) -> dict[str, Any]:
     """Facts about the file: path, schema, sizes in bytes, sessions, entries."""
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+    if not Path(path).exists():
+        raise StoreUnavailable(f"{path}: there is no such file")
+    connection = connect(path, patience=Patience(5), synchronous="full", vfs=None, writable=False)
     try:
-        connection.set_busy_timeout(5000)
         version = _version(connection, path)
         log = Path(path + "-wal")
         return {
@@ -123,7 +130,7 @@ def status(path: str) -> dict[str, Any]:
         connection.close()
 
 
-def check(connection: apsw.Connection) -> list[str]:
+def check(connection: Connection) -> list[str]:
     """SQLite's own integrity check, then what Holdfast promises about its rows."""
     problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
     if problems:
@@ -139,7 +146,7 @@ def check(connection: apsw.Connection) -> list[str]:
     return problems
 
 
-def _check_session(connection: apsw.Connection, n: int, indexed: tuple[Any, ...], data: bytes) -> list[str]:
+def _check_session(connection: Connection, n: int, indexed: tuple[Any, ...], data: bytes) -> list[str]:
     try:
         head = msgspec.json.decode(data, type=Head)
     except msgspec.DecodeError as error:

@@ -17,17 +17,17 @@ from typing import Any, Generic, TypeVar
 import apsw
 
 from ...errors import UsageError
-from .connections import Patience, closed, connect, translate
+from .connections import Connection, Patience, closed, connect, translate
 
 T = TypeVar("T")
 
 _BATCH = 256
 _IN_PLACE_SECONDS = 40e-6
 """Where a COMMIT takes less than a thread switch (a RAM disk, `synchronous=normal`), a lone one is done where it is asked."""
-_CHECKPOINT_PAGES = 1000
-_RESET_PAGES = 16_000
+_CHECKPOINT_PAGES = 4000
+_RESET_PAGES = 64_000
 
-JobWork = Callable[[apsw.Connection], T]
+JobWork = Callable[[Connection], T]
 
 
 class Job(Generic[T]):
@@ -48,7 +48,7 @@ class Job(Generic[T]):
         self.result: T | None = None
         self.error: BaseException | None = None
 
-    def run(self, connection: apsw.Connection) -> None:
+    def run(self, connection: Connection) -> None:
         try:
             self.result, self.error = self.work(connection), None
         except UsageError as refused:
@@ -82,7 +82,7 @@ class Writer:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # held by whoever uses the connection
-        self._connection: apsw.Connection | None = None
+        self._connection: Connection | None = None
         self._checkpointing = threading.Lock()
         self._jobs: SimpleQueue[tuple[Job[Any], ...] | None] = SimpleQueue()
         self._gathered: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
@@ -154,8 +154,7 @@ class Writer:
         finally:
             self._patience.waits = True
             self._lock.release()
-        if self._wal_pages > _CHECKPOINT_PAGES:
-            self._submit()
+        self._tidy()
         return True
 
     # --- doing ---
@@ -167,9 +166,7 @@ class Writer:
                 with self._lock:
                     self._run(batch)
                 _settle(batch)
-            if self._wal_pages > _CHECKPOINT_PAGES:
-                with self._checkpointing:
-                    self._checkpoint()
+            self._tidy()
 
     def _run(self, batch: list[Job[Any]]) -> None:
         try:
@@ -203,27 +200,35 @@ class Writer:
         self.transactions += 1
         self.commits += len(batch)
 
-    def _connect(self) -> apsw.Connection:
+    def _connect(self) -> Connection:
         connection = connect(self._path, patience=self._patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
         connection.set_wal_hook(self._committed)
         self._connection = connection
         return connection
 
-    def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:
+    def _committed(self, connection: Any, database: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
 
-    def _checkpoint(self) -> None:
-        """Move the log into the database, beside running commits; make them wait only when a reader has let it grow huge."""
-        hard = self._wal_pages > _RESET_PAGES
-        self._wal_pages = 0
-        connection = connect(self._path, patience=self._patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
+    def _tidy(self) -> None:
+        """Once the log is long, move it into the database on a thread of its own: commits go on meanwhile."""
+        if self._wal_pages > _CHECKPOINT_PAGES and self._checkpointing.acquire(blocking=False):
+            pages, self._wal_pages = self._wal_pages, 0
+            threading.Thread(target=self._checkpoint, args=(pages,), name="holdfast-checkpoint", daemon=True).start()
+
+    def _checkpoint(self, pages: int) -> None:
+        """Writers have to wait for it only when a reader has let the log grow huge."""
+        mode = apsw.SQLITE_CHECKPOINT_RESTART if pages > _RESET_PAGES else apsw.SQLITE_CHECKPOINT_PASSIVE
         try:
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART if hard else apsw.SQLITE_CHECKPOINT_PASSIVE)
+            connection = connect(self._path, patience=self._patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
+            try:
+                connection.wal_checkpoint(mode=mode)
+            finally:
+                connection.close()
         except apsw.Error:
-            pass  # the log stays as it is, whole; the next commit's page count asks again
+            pass  # the log stays as it is, whole, and the next commits ask again
         finally:
-            connection.close()
+            self._checkpointing.release()
 
     # --- ending, forking ---
 
@@ -233,7 +238,7 @@ class Writer:
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
-        with self._lock:
+        with self._checkpointing, self._lock:
             self._disconnect()
 
     def before_fork(self) -> None:
