@@ -669,7 +669,7 @@ def test_a_class_that_gives_no_way_to_store_it_can_not_be_registered(cls: type) 
 
 
 def test_a_built_in_type_can_not_be_registered() -> None:
-    with pytest.raises(InvalidValue, match="int can't be registered like this: .* a class of your own"):
+    with pytest.raises(InvalidValue, match=r"int can't be registered like this: .* a class of your own"):
         register(int, encode=str, decode=int)
 
 
