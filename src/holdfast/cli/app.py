@@ -1,0 +1,84 @@
+"""The command line as a whole: its groups, its version, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from .. import HoldfastError, SessionExists, SessionNotFound, UsageError, __version__
+from . import db, sessions
+from .command import COMMON, CONTEXT, Terminal, help_alone, known_as, option
+from .output import failed
+
+USAGE, FAULT, INTERRUPTED = 2, 1, 130
+_HINTS: dict[type[HoldfastError], str] = {
+    SessionNotFound: "`holdfast sessions list` shows those there are",
+    SessionExists: "choose another id",
+}
+
+
+class Root(TyperGroup):
+    """The top of the command tree. Exit codes: 1 the store's fault, 2 the caller's, 130 interrupted."""
+
+    def main(self, *_: Any, args: Sequence[str] | None = None, **__: Any) -> NoReturn:
+        words = sys.argv[1:] if args is None else list(args)
+        try:
+            code = super().main(words, "holdfast", standalone_mode=False)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = _hush()
+        except typer.Abort:
+            code = INTERRUPTED
+        except (HoldfastError, typer.TyperException, OSError) as error:
+            failed(_name(error), _message(error), as_json="--json" in words)
+            code = _code(error)
+        sys.exit(code or 0)
+
+
+def _hush() -> int:
+    """Whoever read our output has gone: say nothing more, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAULT
+
+
+def _name(error: Exception) -> str:
+    return "UsageError" if isinstance(error, typer.TyperException) else type(error).__name__
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        where = getattr(error, "ctx", None)
+        return error.format_message().rstrip(".") + (f"; see `{where.command_path} --help`" if where else "")
+    if isinstance(error, OSError) and not isinstance(error, HoldfastError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return "; ".join([str(error), *(hint for kind, hint in _HINTS.items() if isinstance(error, kind))])
+
+
+def _code(error: Exception) -> int:
+    return USAGE if isinstance(error, UsageError | typer.TyperException) else FAULT
+
+
+app = typer.Typer(cls=Root, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(db.app, name="db")
+
+
+@app.callback(invoke_without_command=True)
+@known_as(CONTEXT, option("version", bool, False, "--version", help="Show the version and leave."), *COMMON)
+def root(ctx: typer.Context, *, version: bool, **common: Any) -> None:
+    """Durable sessions for AI agents: look at them, move them, look after their database."""
+    if version:
+        terminal = Terminal(**common)
+        terminal.answer({"version": __version__}, f"holdfast {__version__}")
+        raise typer.Exit
+    help_alone(ctx)
+
+
+def main() -> None:
+    """The `holdfast` executable."""
+    app()

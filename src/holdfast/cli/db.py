@@ -1,0 +1,56 @@
+"""`holdfast db`: how the database is, and what it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from .. import Store, Unsupported
+from ..backend import Maintenance
+from .command import Terminal, command, group
+from .output import counted, facts, size, working
+
+app = group("Look after the database.")
+
+
+def _maintenance(store: Store) -> Maintenance:
+    if not isinstance(store.backend, Maintenance):
+        raise Unsupported("this store tells nothing about itself")
+    return store.backend
+
+
+@command(app, "status")
+async def status(terminal: Terminal) -> None:
+    """Show where the store is, its schema, its size and what it holds."""
+    told = await _maintenance(terminal.unopened()).status()
+    terminal.answer(told, [facts((name.replace("_", " "), _shown(name, value)) for name, value in told.items())])
+
+
+def _shown(name: str, value: Any) -> str:
+    if name.endswith("bytes"):
+        return size(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@command(app, "migrate")
+async def migrate(terminal: Terminal) -> None:
+    """Bring the database's schema up to this version of Holdfast; make it where there is none yet."""
+    before, after = await terminal.unopened(create=True).backend.migrate()
+    if before == after:
+        told = f"schema {after}: up to date"
+    else:
+        told = f"schema {before} -> {after}" if before else f"made a store with schema {after}"
+    terminal.answer({"before": before, "after": after}, told)
+
+
+@command(app, "check")
+async def check(terminal: Terminal) -> None:
+    """Read the whole database and list everything that is wrong with it; exit code 1 if something is."""
+    async with terminal.store() as store:
+        with working("checking every session"):
+            problems = await _maintenance(store).check()
+    terminal.answer({"ok": not problems, "problems": problems}, problems or "ok")
+    if problems:
+        terminal.note(counted(len(problems), "problem"))
+        raise typer.Exit(1)

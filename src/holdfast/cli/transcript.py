@@ -1,0 +1,110 @@
+"""A session's entries as people read them, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from .. import Compaction, Entry, Message, Reasoning, Text, ToolCall, ToolResult
+from ..entries import KINDS, MESSAGE, RUN, STATE
+from ..messages import Part, to_otel
+from .output import from_micros, json_text, moment, one_line, safe, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text as Line
+
+TOLD = tuple(kind for kind in KINDS if kind not in (RUN, STATE))
+"""The kinds of entries that a transcript tells."""
+_INDENT = 6
+_FOLDED_CHARS, _FOLDED_LINES = 400, 4
+_STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold yellow", "system": "bold magenta"}
+
+
+class Piece(NamedTuple):
+    """Something said in a message; `detail` may be folded."""
+
+    text: str
+    style: str = ""
+    detail: bool = True
+
+
+def record(entry: Entry) -> dict[str, Any]:
+    """An entry for --json: a message in the OpenTelemetry form, any other kind as its data."""
+    body = {"message": to_otel(entry.message())} if entry.kind == MESSAGE else {"data": entry.data()}
+    fields = {name: getattr(entry, name) for name in ("seq", "id", "kind", "run_id", "agent", "version", "hidden")}
+    return fields | {"time": from_micros(entry.time)} | body
+
+
+class Transcript:
+    """Tells entries in order. It remembers the tools called, so that a result can be shown with the name of its tool."""
+
+    def __init__(self, console: Console, *, full: bool) -> None:
+        self._console = console
+        self._full = full
+        self._tools: dict[str, str] = {}
+
+    def lines(self, entry: Entry) -> Iterator[Line]:
+        """One entry: a line that says whose it is and when, and below it what it says."""
+        message = entry.message() if entry.kind == MESSAGE else None
+        yield _heading(entry, message)
+        for piece in self._pieces(message) if message else (Piece(json_text(entry.data()), "dim"),):
+            yield from self._wrapped(piece)
+
+    def _pieces(self, message: Message) -> Iterator[Piece]:
+        for part in message.parts:
+            if isinstance(part, ToolCall) and part.id is not None:
+                self._tools[part.id] = part.name
+            yield self._piece(part)
+
+    def _piece(self, part: Part) -> Piece:
+        match part:
+            case Text(content):
+                return Piece(content, detail=False)
+            case Reasoning(content):
+                return Piece(f"(thinking) {content}", "dim italic")
+            case ToolCall(name, _, arguments):
+                return Piece(f"→ {name}({_arguments(arguments)})", "yellow")
+            case ToolResult(response, call):
+                tool = self._tools.get(call or "", call)
+                return Piece(f"← {f'{tool}: ' if tool else ''}{_value(response)}", "yellow")
+            case Compaction(_, content):
+                return Piece(f"(compaction) {content or ''}", "dim")
+            case _:
+                data = to_otel(Message("", (part,)))["parts"][0]
+                return Piece(f"({data.pop('type')}) {_value(data)}", "dim")
+
+    def _wrapped(self, piece: Piece) -> Iterator[Line]:
+        from rich.text import Text as Line
+
+        text = safe(piece.text if self._full or not piece.detail else _folded(piece.text))
+        for line in Line(text.expandtabs(4), style=piece.style).wrap(self._console, self._console.width - _INDENT):
+            line.rstrip()
+            yield Line(" " * _INDENT).append_text(line)
+
+
+def _heading(entry: Entry, message: Message | None) -> Line:
+    from rich.text import Text as Line
+
+    role = message.role if message else entry.kind
+    who = (message.name if message else None) or entry.agent
+    line = Line(f"{entry.seq:>4}  ", style="dim").append(one_line(role), style=_STYLES.get(role, "bold"))
+    line.append(f"  {one_line(who)}" if who else "").append(f"  {moment(from_micros(entry.time))}", style="dim")
+    return line.append("  hidden", style="red") if entry.hidden else line
+
+
+def _arguments(arguments: Any) -> str:
+    if isinstance(arguments, dict):
+        named = cast("dict[str, Any]", arguments)
+        return ", ".join(f"{name}={json_text(value)}" for name, value in named.items())
+    return "" if arguments is None else _value(arguments)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json_text(value)
+
+
+def _folded(text: str) -> str:
+    """The beginning of a long text, and how long it is."""
+    head = "\n".join(text[:_FOLDED_CHARS].split("\n")[:_FOLDED_LINES])
+    return text if head == text else f"{head} … ({size(len(text.encode()))} in all, --full shows it)"
