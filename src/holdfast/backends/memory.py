@@ -6,7 +6,9 @@ It keeps encoded bytes, never live objects, so that whatever would go wrong on a
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Iterable, Sequence
 from operator import attrgetter
@@ -128,6 +130,18 @@ def _dropped(drop: BlobDrop, key: str) -> bool:
     return key == drop.key if drop.key is not None else key.startswith(drop.prefix)
 
 
+_open: weakref.WeakSet[MemoryBackend] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for backend in _open:
+        backend._lock, backend._forked = threading.Lock(), True  # pyright: ignore[reportPrivateUsage]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class MemoryBackend:
     """A dict under a lock."""
 
@@ -139,7 +153,9 @@ class MemoryBackend:
         self._graves: set[tuple[Key, int]] = set()
         self._watchers: dict[Key, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._numbers = 0
+        self._forked = False
         self._closed = False
+        _open.add(self)
 
     async def open(self) -> None:
         self._check_open()
@@ -212,6 +228,8 @@ class MemoryBackend:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosed("this store was closed: open it again with Store.open(...)")
+        if self._forked:
+            raise StoreClosed("this process was forked: sessions in memory stay with the process that made them; use sqlite:///file.db")
 
     def _living(self, key: Key) -> _Record | None:
         record = self._records.get(key)
