@@ -36,8 +36,9 @@ def test_every_block_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "page"}
 
+    text = page.read_text("utf-8")
+
     async def whole() -> None:
-        text = page.read_text("utf-8")
         for block in BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 2
             printed = await run(block["code"], names, f"{page.name}:{line}")
