@@ -12,7 +12,7 @@ import pytest
 VALUES = {"ids", "errors", "values", "messages", "entries"}  # layer 0: values and pure functions
 CONTRACT = VALUES | {"backend"}  # layer 1
 DRIVERS = {"backends", "wrappers"}  # layer 2: one database each; decorators of any backend
-ENGINE = ["state", "runs", "transfer", "session", "store", "sync"]  # layer 2: each imports only those before it
+ENGINE = ["state", "runs", "info", "transfer", "running", "session", "store", "sync"]  # layer 2: each imports only those before it
 OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
 PUBLIC = CONTRACT | {"holdfast", "sync"}
 

@@ -35,6 +35,7 @@ from .errors import (
     Unsupported,
     UsageError,
 )
+from .info import SessionInfo
 from .messages import (
     Blob,
     Compaction,
@@ -53,8 +54,9 @@ from .messages import (
     tool,
     user,
 )
+from .running import Run
 from .runs import Metrics, RunInfo
-from .session import Run, Session, SessionInfo
+from .session import Session
 from .state import State
 from .store import SessionManager, SessionPage, Store
 from .values import Tagged, register

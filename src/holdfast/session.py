@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from . import entries as kinds
 from . import runs
 from .backend import (
-    Backend,
     ClaimAct,
     Commit,
-    Counts,
     Create,
     Erase,
     Head,
@@ -34,70 +31,18 @@ from .backend import (
     Snapshot,
     Window,
 )
-from .entries import Entry, NewEntry
+from .entries import Entry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
-from .messages import Message, decode_message, encode_message
-from .runs import LEASE, WAIT, Metrics, RunEvent, RunInfo
+from .info import Link, SessionInfo, info_of, touch
+from .messages import Message, decode_message
+from .running import Run, counts_of, message_entry
+from .runs import LEASE, WAIT, RunInfo
 from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache
 from .values import decode, encode
 
 FORM = 1
 _CHAT_ROLES = ("user", "assistant")
-
-
-class Link(msgspec.Struct, frozen=True):
-    """What ties handles to an open store."""
-
-    backend: Backend
-    tenant: str
-    as_admin: bool
-    ttl: float | None
-
-
-class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a list shows of a session. Times are aware UTC datetimes; `counts` are running totals; `waiting`: a human has to decide."""
-
-    id: str
-    user_id: str | None
-    kind: str
-    agent: str | None
-    name: str | None
-    metadata: dict[str, Any]
-    version: int
-    created_at: datetime
-    updated_at: datetime
-    expires_at: datetime | None
-    counts: Counts
-    waiting: bool
-    running: bool
-    origin: Origin | None
-    parent: str | None
-
-
-def info_of(session_id: str, head: Head) -> SessionInfo:
-    """The public view of a head."""
-    return SessionInfo(
-        id=session_id,
-        user_id=head.user_id,
-        kind=head.kind,
-        agent=head.agent,
-        name=head.name,
-        metadata=head.metadata,
-        version=head.version,
-        created_at=_moment(head.created),
-        updated_at=_moment(head.updated),
-        expires_at=None if head.expires is None else _moment(head.expires),
-        counts=head.counts,
-        waiting=head.waiting,
-        running=head.claim is not None,
-        origin=head.origin,
-        parent=head.parent,
-    )
-
-
-def _moment(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
 class Session:
@@ -203,22 +148,22 @@ class Session:
             return self.version
         time = now()
         added = tuple(message_entry(message, time) for message in messages)
-        outcome = await self._write(id=commit_id, expect=expect, entries=added, counts=_counts(added) if added else None, time=time)
+        outcome = await self.write(id=commit_id, expect=expect, entries=added, counts=counts_of(added) if added else None, time=time)
         return outcome.version
 
     async def rename(self, name: str | None) -> None:
         """Set the label for humans (None removes it)."""
-        await self._write(patch=HeadPatch(name=name), staged=False)
+        await self.write(patch=HeadPatch(name=name), staged=False)
 
     async def update_metadata(self, **metadata: Any) -> None:
         """Merge JSON values into the metadata; None removes a key."""
-        await self._write(patch=HeadPatch(metadata=metadata), staged=False)
+        await self.write(patch=HeadPatch(metadata=metadata), staged=False)
 
     async def set_ttl(self, seconds: float | None) -> None:
         """Expire this session `seconds` after its last use; None keeps it."""
         if seconds is not None and seconds <= 0:
             raise InvalidValue(f"ttl {seconds!r} must be a positive number of seconds, or None to keep the session")
-        await self._write(patch=HeadPatch(ttl=seconds), staged=False)
+        await self.write(patch=HeadPatch(ttl=seconds), staged=False)
 
     async def rewind(self, *, to: int | None = None, last: int | None = None) -> int:
         """Hide the entries after seq `to`, or the newest `last` messages with what follows them; how many entries were hidden.
@@ -233,7 +178,7 @@ class Session:
             if not gone:
                 return 0
             try:
-                await self._write(hide=(Range(gone[0].seq, gone[-1].seq),), expect=self.version, staged=False)
+                await self.write(hide=(Range(gone[0].seq, gone[-1].seq),), expect=self.version, staged=False)
             except Conflict:
                 continue
             return len(gone)
@@ -245,7 +190,7 @@ class Session:
             if not newest:
                 return None
             try:
-                await self._write(hide=(Range(newest[0].seq, newest[0].seq),), expect=self.version, staged=False)
+                await self.write(hide=(Range(newest[0].seq, newest[0].seq),), expect=self.version, staged=False)
             except Conflict:
                 continue
             return newest[0].message()
@@ -258,11 +203,11 @@ class Session:
             added = tuple(message_entry(message, time) for message in messages)
             hide = (Range(1, head.seq),) if head.seq else ()
             try:
-                outcome = await self._write(
+                outcome = await self.write(
                     entries=added,
                     hide=hide,
                     expect=head.version if expect is None else expect,
-                    counts=_counts(added),
+                    counts=counts_of(added),
                     time=time,
                     staged=False,
                 )
@@ -275,7 +220,7 @@ class Session:
     async def delete(self) -> None:
         """Remove the session and everything it holds. A writer that comes late gets `SessionGone`."""
         with suppress(SessionGone):
-            await self._write(erase=Erase("session"), staged=False)
+            await self.write(erase=Erase("session"), staged=False)
 
     async def fork(self, id: str | None = None, *, at: int | None = None, name: str | None = None) -> Session:
         """A new session with a copy of this one's visible entries (up to seq `at`), state and blobs; it remembers where it came from.
@@ -359,13 +304,13 @@ class Session:
     async def claim(self, *, wait: float = WAIT, lease: float = LEASE, holder: str | None = None) -> AsyncGenerator[int]:
         """Hold the right to run; yields its fence. Waits up to `wait` seconds for another holder, then raises `SessionBusy`."""
         holder = holder or new_id()
-        fence = (await self._take(wait, ClaimAct("take", holder, lease))).fence
+        fence = (await self.take(wait, ClaimAct("take", holder, lease))).fence
         with self._beating(fence, lease):
             try:
                 yield fence
             finally:
                 with suppress(SessionGone, SessionNotFound):
-                    await self._write(claim=ClaimAct("release"), fence=fence, staged=False)
+                    await self.write(claim=ClaimAct("release"), fence=fence, staged=False)
 
     @asynccontextmanager
     async def run(
@@ -436,7 +381,7 @@ class Session:
             value = change(MISSING if row is None or row.value is None else decode(row.value))
             put = Put(key, encode(value), row.version if row else 0)
             try:
-                await self._write(puts=(put,), staged=False, detach=key)
+                await self.write(puts=(put,), staged=False, detach=key)
             except Conflict:
                 if patience.over():
                     raise
@@ -475,11 +420,7 @@ class Session:
         if snapshot.state is not None and not self.cells.cleared:
             self.cells.update(snapshot.state, snapshot.state_whole, snapshot.head.version)
 
-    async def write(self, **parts: Any) -> Outcome:
-        """One commit of this handle, `parts` as in `Commit`; staged changes are not part of it."""
-        return await self._write(staged=False, **parts)
-
-    async def _write(
+    async def write(
         self,
         *,
         id: str | None = None,
@@ -491,6 +432,10 @@ class Session:
         detach: str | None = None,
         **parts: Any,
     ) -> Outcome:
+        """One commit of this handle, `parts` as in `Commit`. With `staged`, what is staged is part of it.
+
+        `detach` names a state key whose handed-out container gives way to what was written.
+        """
         link, head = self._linked, self._seen
         if staged:
             puts += self.cells.pending()
@@ -532,12 +477,12 @@ class Session:
         newest = await self.entries(last=last, kinds=(kinds.MESSAGE,))
         return newest[0].seq if newest else self._seen.seq + 1
 
-    async def _take(self, wait: float, take: ClaimAct, **parts: Any) -> Head:
+    async def take(self, wait: float, take: ClaimAct, **parts: Any) -> Head:
         """Commit `parts` together with taking the claim, as soon as it is free or has stood still for its lease."""
         patience = runs.Patience(wait)
         while True:
             try:
-                outcome = await self._write(claim=take, **parts)
+                outcome = await self.write(claim=take, **parts)
             except SessionBusy as busy:
                 if patience.over():
                     raise SessionBusy(
@@ -561,96 +506,10 @@ class Session:
             with suppress(Fenced, SessionGone, SessionNotFound):
                 while True:
                     await sleep(lease / 3)
-                    await self._write(claim=ClaimAct("renew"), fence=fence, staged=False)
+                    await self.write(claim=ClaimAct("renew"), fence=fence, staged=False)
 
         beating = create_task(beat())
         try:
             yield
         finally:
             beating.cancel()
-
-
-class Run:
-    """A run under way: append to it, then finish it. Made by `Session.run`."""
-
-    def __init__(self, session: Session, id: str, agent: str | None) -> None:
-        self.session = session
-        self.id = id
-        self.agent = agent
-        self.fence = 0
-        self.attempt = 1
-        self.ended = False
-
-    async def begin(self, input: tuple[Message, ...], wait: float, lease: float) -> None:
-        """Store the input and the run's beginning and take the claim, in one commit."""
-        time = now()
-        added = (self._event(RunEvent(FORM, runs.RUNNING, self.attempt), time), *self._messages(input, time))
-        counts = _counts(added) + Counts(runs=1)
-        take = ClaimAct("take", self.id, lease)
-        self.fence = (await self.session._take(wait, take, entries=added, counts=counts, time=time)).fence  # pyright: ignore[reportPrivateUsage]
-
-    async def append(self, *messages: Message) -> int:
-        """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""
-        time = now()
-        added = self._messages(messages, time)
-        outcome = await self.session._write(entries=added, counts=_counts(added), fence=self.fence, time=time)  # pyright: ignore[reportPrivateUsage]
-        return outcome.version
-
-    async def finish(
-        self, *messages: Message, status: str = runs.COMPLETED, metrics: Metrics | None = None, error: str | None = None
-    ) -> int:
-        """Add the last messages and the run's end and release the claim, in one commit."""
-        time = now()
-        event = RunEvent(FORM, status, self.attempt, metrics, error)
-        added = (*self._messages(messages, time), self._event(event, time))
-        used = metrics or Metrics()
-        counts = _counts(added) + Counts(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
-        outcome = await self.session._write(  # pyright: ignore[reportPrivateUsage]
-            entries=added, counts=counts, fence=self.fence, claim=ClaimAct("release"), time=time
-        )
-        self.ended = True
-        return outcome.version
-
-    async def fail(self, error: BaseException) -> None:
-        """Record how the body ended; a run that was taken over or whose session is gone has nothing left to record."""
-        if self.ended:
-            return
-        cancelled = not isinstance(error, Exception)
-        status = runs.CANCELLED if cancelled else runs.ERROR
-        with suppress(Fenced, SessionGone, SessionNotFound):
-            await self.finish(status=status, error=None if cancelled else type(error).__name__)
-
-    def _event(self, event: RunEvent, time: int) -> NewEntry:
-        return NewEntry(new_id(), kinds.RUN, msgspec.json.encode(event), self.id, self.agent, time)
-
-    def _messages(self, messages: tuple[Message, ...], time: int) -> tuple[NewEntry, ...]:
-        return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
-
-
-def message_entry(message: Message, time: int, run_id: str | None = None, agent: str | None = None) -> NewEntry:
-    """The entry that records `message`; its id is the message's own, if it has one."""
-    return NewEntry(message.id or new_id(), kinds.MESSAGE, encode_message(message), run_id, agent, time)
-
-
-def _counts(added: tuple[NewEntry, ...]) -> Counts:
-    return Counts(messages=sum([entry.kind == kinds.MESSAGE for entry in added]), bytes=sum([len(entry.body) for entry in added]))
-
-
-async def touch(link: Link, key: Key, head: Head, user_id: str | None) -> None:
-    """A read puts off expiry too, at most every tenth of the time to live."""
-    if head.ttl is None or head.expires is None or head.claim is not None:
-        return
-    if head.expires - now() < 0.9 * head.ttl * 1_000_000:
-        with suppress(SessionGone, SessionNotFound):
-            await link.backend.commit(
-                key,
-                Commit(
-                    id=new_id(), time=now(), incarnation=head.incarnation, base=head.version, user_id=user_id, check_owner=not link.as_admin
-                ),
-            )
-
-
-def patch_or_none(**fields: Any | UnsetType) -> HeadPatch | None:
-    """A head patch of the fields that are given, or None."""
-    given = {name: value for name, value in fields.items() if value is not UNSET and value is not None}
-    return HeadPatch(**given) if given else None

@@ -9,10 +9,11 @@ from typing import Any, Self
 import msgspec
 
 from . import transfer
-from .backend import Backend, Commit, Create, Erase, Filter, Key, ReadPlan, Snapshot, may_use
+from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot, may_use
 from .errors import InvalidURL, InvalidValue, SessionGone, SessionNotFound
 from .ids import check_id, check_session_id, new_id, new_incarnation, now
-from .session import Link, Session, SessionInfo, info_of, patch_or_none
+from .info import Link, SessionInfo, info_of
+from .session import Session
 from .wrappers.cache import CachedBackend
 
 MAX_PAGE = 1000
@@ -195,7 +196,9 @@ class Store:
             raise SessionNotFound(f"there is no {key} for {'a caller without a user id' if user_id is None else f'user {user_id!r}'}")
 
     async def _create(self, key: Key, user_id: str | None, kind: str | None, parent: str | None) -> Snapshot | None:
-        patch = patch_or_none(kind=kind, parent=parent, ttl=self._link.ttl)
+        wanted: dict[str, Any] = {"kind": kind, "parent": parent, "ttl": self._link.ttl}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        patch = HeadPatch(**given) if given else None
         commit = self._commit(user_id, create=Create(new_incarnation()), patch=patch, answer=ReadPlan(state_since=0))
         return (await self.backend.commit(key, commit)).snapshot
 

@@ -15,15 +15,16 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from . import running as aio_running
 from . import session as aio
 from . import state as aio_state
 from . import store as aio_store
 from .backend import Backend
 from .entries import Entry
 from .errors import HoldfastError
+from .info import SessionInfo
 from .messages import Message
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
-from .session import SessionInfo
 from .store import CacheStats, SessionPage
 
 if TYPE_CHECKING:
@@ -407,7 +408,7 @@ class Session:
 class Run:
     """A run under way, blocking."""
 
-    def __init__(self, run: aio.Run, session: Session) -> None:
+    def __init__(self, run: aio_running.Run, session: Session) -> None:
         self.aio = run
         self.session = session
 

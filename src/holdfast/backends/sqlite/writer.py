@@ -88,6 +88,7 @@ class Writer:
         self._gathered: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
+        self._ended = False
         self._wal_pages = 0
 
     # --- asking ---
@@ -127,12 +128,22 @@ class Writer:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         """All that this turn of the loop has asked for goes to the writer at once: that is what shares a flush."""
-        self._submit(*self._gathered.pop(loop))
+        if gathered := self._gathered.pop(loop, None):
+            self._submit(*gathered)
 
     def _submit(self, *jobs: Job[Any]) -> None:
         self._jobs.put(jobs)
-        if self._thread is None:
+        if self._ended:
+            self._refuse()
+        elif self._thread is None:
             self._start()
+
+    def _refuse(self) -> None:
+        """Jobs that came after the writer's end are told so."""
+        late = [job for job in _waiting(self._jobs) if job.ticket.acquire(blocking=False)]
+        for job in late:
+            job.error = closed(self._path)
+        _settle(late)
 
     def _start(self) -> None:
         with self._thread_lock:
@@ -220,7 +231,8 @@ class Writer:
         """Writers have to wait for it only when a reader has let the log grow huge."""
         mode = apsw.SQLITE_CHECKPOINT_RESTART if pages > _RESET_PAGES else apsw.SQLITE_CHECKPOINT_PASSIVE
         try:
-            connection = connect(self._path, patience=self._patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
+            patience = Patience(self._patience.seconds)
+            connection = connect(self._path, patience=patience, synchronous=self._synchronous, vfs=self._vfs, writable=True)
             try:
                 connection.wal_checkpoint(mode=mode)
             finally:
@@ -235,9 +247,13 @@ class Writer:
     def close(self) -> None:
         """Finish every job already asked for, then let go."""
         self._closed = True
+        for loop in list(self._gathered):
+            self._hand_over(loop)
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
+        self._ended = True
+        self._refuse()
         with self._checkpointing, self._lock:
             self._disconnect()
 

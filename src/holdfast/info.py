@@ -1,0 +1,81 @@
+"""How a session looks from outside, and what ties its handles to a store."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from .backend import Backend, Commit, Counts, Head, Key, Origin
+from .errors import SessionGone, SessionNotFound
+from .ids import new_id, now
+
+
+class Link(msgspec.Struct, frozen=True):
+    """What ties handles to an open store."""
+
+    backend: Backend
+    tenant: str
+    as_admin: bool
+    ttl: float | None
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list shows of a session. Times are aware UTC datetimes; `counts` are running totals; `waiting`: a human has to decide."""
+
+    id: str
+    user_id: str | None
+    kind: str
+    agent: str | None
+    name: str | None
+    metadata: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    counts: Counts
+    waiting: bool
+    running: bool
+    origin: Origin | None
+    parent: str | None
+
+
+def info_of(session_id: str, head: Head) -> SessionInfo:
+    """The public view of a head."""
+    return SessionInfo(
+        id=session_id,
+        user_id=head.user_id,
+        kind=head.kind,
+        agent=head.agent,
+        name=head.name,
+        metadata=head.metadata,
+        version=head.version,
+        created_at=_moment(head.created),
+        updated_at=_moment(head.updated),
+        expires_at=None if head.expires is None else _moment(head.expires),
+        counts=head.counts,
+        waiting=head.waiting,
+        running=head.claim is not None,
+        origin=head.origin,
+        parent=head.parent,
+    )
+
+
+def _moment(micros: int) -> datetime:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+
+
+async def touch(link: Link, key: Key, head: Head, user_id: str | None) -> None:
+    """A read puts off expiry too, at most every tenth of the time to live."""
+    if head.ttl is None or head.expires is None or head.claim is not None:
+        return
+    if head.expires - now() < 0.9 * head.ttl * 1_000_000:
+        with suppress(SessionGone, SessionNotFound):
+            await link.backend.commit(
+                key,
+                Commit(
+                    id=new_id(), time=now(), incarnation=head.incarnation, base=head.version, user_id=user_id, check_owner=not link.as_admin
+                ),
+            )

@@ -1,0 +1,83 @@
+"""A run under way: what it stores, and when."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from . import entries as kinds
+from .backend import ClaimAct, Counts
+from .entries import NewEntry
+from .errors import Fenced, SessionGone, SessionNotFound
+from .ids import new_id, now
+from .messages import Message, encode_message
+from .runs import CANCELLED, COMPLETED, ERROR, RUNNING, Metrics, RunEvent
+
+if TYPE_CHECKING:
+    from .session import Session
+
+FORM = 1
+
+
+class Run:
+    """A run under way: append to it, then finish it. Made by `Session.run`."""
+
+    def __init__(self, session: Session, id: str, agent: str | None) -> None:
+        self.session = session
+        self.id = id
+        self.agent = agent
+        self.fence = 0
+        self.attempt = 1
+        self.ended = False
+
+    async def begin(self, input: tuple[Message, ...], wait: float, lease: float) -> None:
+        """Store the input and the run's beginning and take the claim, in one commit."""
+        time = now()
+        added = (self._event(RunEvent(FORM, RUNNING, self.attempt), time), *self._messages(input, time))
+        counts = counts_of(added) + Counts(runs=1)
+        take = ClaimAct("take", self.id, lease)
+        self.fence = (await self.session.take(wait, take, entries=added, counts=counts, time=time)).fence
+
+    async def append(self, *messages: Message) -> int:
+        """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""
+        time = now()
+        added = self._messages(messages, time)
+        outcome = await self.session.write(entries=added, counts=counts_of(added), fence=self.fence, time=time)
+        return outcome.version
+
+    async def finish(self, *messages: Message, status: str = COMPLETED, metrics: Metrics | None = None, error: str | None = None) -> int:
+        """Add the last messages and the run's end and release the claim, in one commit."""
+        time = now()
+        event = RunEvent(FORM, status, self.attempt, metrics, error)
+        added = (*self._messages(messages, time), self._event(event, time))
+        used = metrics or Metrics()
+        counts = counts_of(added) + Counts(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+        outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=ClaimAct("release"), time=time)
+        self.ended = True
+        return outcome.version
+
+    async def fail(self, error: BaseException) -> None:
+        """Record how the body ended; a run that was taken over or whose session is gone has nothing left to record."""
+        if self.ended:
+            return
+        cancelled = not isinstance(error, Exception)
+        status = CANCELLED if cancelled else ERROR
+        with suppress(Fenced, SessionGone, SessionNotFound):
+            await self.finish(status=status, error=None if cancelled else type(error).__name__)
+
+    def _event(self, event: RunEvent, time: int) -> NewEntry:
+        return NewEntry(new_id(), kinds.RUN, msgspec.json.encode(event), self.id, self.agent, time)
+
+    def _messages(self, messages: tuple[Message, ...], time: int) -> tuple[NewEntry, ...]:
+        return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
+
+
+def message_entry(message: Message, time: int, run_id: str | None = None, agent: str | None = None) -> NewEntry:
+    """The entry that records `message`; its id is the message's own, if it has one."""
+    return NewEntry(message.id or new_id(), kinds.MESSAGE, encode_message(message), run_id, agent, time)
+
+
+def counts_of(added: tuple[NewEntry, ...]) -> Counts:
+    return Counts(messages=sum([entry.kind == kinds.MESSAGE for entry in added]), bytes=sum([len(entry.body) for entry in added]))
