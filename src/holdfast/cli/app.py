@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from .. import HoldfastError, SessionExists, SessionNotFound, UsageError, __version__
+import holdfast
+
+from .. import HoldfastError, SessionExists, SessionNotFound, UsageError
 from . import db, sessions
 from .command import COMMON, CONTEXT, Terminal, help_alone, known_as, option
 from .output import failed
@@ -73,8 +75,7 @@ app.add_typer(db.app, name="db")
 def root(ctx: typer.Context, *, version: bool, **common: Any) -> None:
     """Durable sessions for AI agents: look at them, move them, look after their database."""
     if version:
-        terminal = Terminal(**common)
-        terminal.answer({"version": __version__}, f"holdfast {__version__}")
+        Terminal(**common).answer({"version": holdfast.__version__}, f"holdfast {holdfast.__version__}")
         raise typer.Exit
     help_alone(ctx)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,7 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 _UNBOUND = 100_000
 """Columns of an output that is no terminal: nothing is wrapped or cut for a program to put together again."""
 _LONG_FILE = 4_000_000
+_GAP, _CUT = 2, 12
 
 
 # --- safe text -------------------------------------------------------------------------------------------------------
@@ -40,6 +41,11 @@ def one_line(text: str | None) -> str:
 def json_text(value: object) -> str:
     """`value` as JSON on one line, safe to show."""
     return safe_json(msgspec.json.encode(value).decode())
+
+
+def readable(value: object) -> str:
+    """`value` as JSON for people: with spaces, safe to show."""
+    return safe_json(msgspec.json.format(msgspec.json.encode(value), indent=0).decode())
 
 
 def safe_json(text: str) -> str:
@@ -90,19 +96,41 @@ def console(*, stderr: bool = False) -> Console:
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), cut: Sequence[str] = ()) -> Table:
-    """Rows under headings. The columns in `cut` give way when the terminal is narrow, the others keep their words whole."""
+class Columns(NamedTuple):
+    """Headings: `right` are numbers, `cut` may lose their end on a narrow terminal, `spare` go first where even that is not enough."""
+
+    names: tuple[str, ...]
+    right: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
+
+
+def table(columns: Columns, rows: Iterable[Mapping[str, str]], width: int) -> Table:
+    """Rows under headings, on `width` columns of the terminal."""
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        made.add_column(
-            name, justify="right" if name in right else "left", no_wrap=name in cut, overflow="ellipsis" if name in cut else "fold"
-        )
-    for row in rows:
-        made.add_row(*(Text(one_line(cell)) for cell in row))
+    cells = [{name: one_line(row[name]) for name in columns.names} for row in rows]
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    shown = _fitting(columns, cells, width)
+    for name in shown:
+        made.add_column(name, justify="right" if name in columns.right else "left", no_wrap=name not in columns.cut)
+    for row in cells:
+        made.add_row(*(Text(row[name], no_wrap=True, overflow="ellipsis" if name in columns.cut else "fold") for name in shown))
     return made
+
+
+def _fitting(columns: Columns, cells: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """The columns there is room for: empty ones give way first, then the spare ones."""
+    from rich.cells import cell_len
+
+    widths = {name: max((cell_len(row[name]) for row in cells), default=0) for name in columns.names}
+    least = {name: max(min(widths[name], _CUT) if name in columns.cut else widths[name], len(name)) + _GAP for name in columns.names}
+    shown = list(columns.names)
+    for name in (*(name for name in columns.cut if not widths[name]), *columns.spare):
+        if sum(least[it] for it in shown) - _GAP > width and name in shown:
+            shown.remove(name)
+    return shown
 
 
 def facts(pairs: Iterable[tuple[str, str | None]]) -> Table:

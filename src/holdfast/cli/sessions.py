@@ -47,7 +47,7 @@ async def list_(
     wanted: dict[str, Any] = {"user_id": user_id or terminal.user, "name": name, "waiting": waiting or None}
     async with terminal.store() as store:
         found, cursor = await _filled(store, wanted | {"metadata": dict(map(_pair, meta or ()))}, limit, cursor)
-    terminal.answer({"sessions": found, "cursor": cursor}, [overview(found)] if found else ())
+    terminal.answer({"sessions": found, "cursor": cursor}, [overview(found, terminal.out.width)] if found else ())
     if not found:
         terminal.note("no sessions")
     if cursor is not None:
@@ -106,7 +106,7 @@ def _page(terminal: Terminal, document: dict[str, Any], entries: list[Entry], la
     if "state" in document:
         yield from ("\nstate", state_table(document["state"]), "\ncache", state_table(document["cache"]))
     if "runs" in document:
-        yield from ("\nruns", run_table(document["runs"]))
+        yield from ("\nruns", run_table(document["runs"], terminal.out.width))
     yield ""
     if len(entries) > last:
         yield f"... {counted(entries[1].seq - 1, 'entry')} above, --last N shows more"
@@ -172,7 +172,7 @@ async def fork(
     """Copy a session under a new id. The two know of each other's origin and share nothing else."""
     async with terminal.store() as store:
         forked = await (await terminal.session(store, session_id)).fork(new, at=at)
-    terminal.answer(forked.info, f"forked {session_id} to {forked.id}: {counted(forked.info.counts.messages, 'message')}")
+    terminal.answer(forked.info, f"forked {session_id} to {forked.id}")
 
 
 @command(app, "delete")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from .. import Compaction, Entry, Message, Reasoning, Text, ToolCall, ToolResult
+from .. import Blob, Compaction, Entry, File, Message, Reasoning, Text, ToolCall, ToolResult, Uri
 from ..entries import KINDS, MESSAGE, RUN, STATE
 from ..messages import Part, to_otel
-from .output import from_micros, json_text, moment, one_line, safe, size
+from .output import from_micros, moment, one_line, readable, safe, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ class Transcript:
         """One entry: a line that says whose it is and when, and below it what it says."""
         message = entry.message() if entry.kind == MESSAGE else None
         yield _heading(entry, message)
-        for piece in self._pieces(message) if message else (Piece(json_text(entry.data()), "dim"),):
+        for piece in self._pieces(message) if message else (Piece(readable(entry.data()), "dim"),):
             yield from self._wrapped(piece)
 
     def _pieces(self, message: Message) -> Iterator[Piece]:
@@ -70,6 +70,10 @@ class Transcript:
                 return Piece(f"← {f'{tool}: ' if tool else ''}{_value(response)}", "yellow")
             case Compaction(_, content):
                 return Piece(f"(compaction) {content or ''}", "dim")
+            case Blob(modality, content, mime_type):
+                return Piece(f"({mime_type or modality}, {size(len(content) * 3 // 4)})", "dim")
+            case Uri(modality, place, mime_type) | File(modality, place, mime_type):
+                return Piece(f"({mime_type or modality}, {place})", "dim")
             case _:
                 data = to_otel(Message("", (part,)))["parts"][0]
                 return Piece(f"({data.pop('type')}) {_value(data)}", "dim")
@@ -80,14 +84,14 @@ class Transcript:
         text = safe(piece.text if self._full or not piece.detail else _folded(piece.text))
         for line in Line(text.expandtabs(4), style=piece.style).wrap(self._console, self._console.width - _INDENT):
             line.rstrip()
-            yield Line(" " * _INDENT).append_text(line)
+            yield Line(" " * _INDENT).append_text(line) if line else line
 
 
 def _heading(entry: Entry, message: Message | None) -> Line:
     from rich.text import Text as Line
 
     role = message.role if message else entry.kind
-    who = (message.name if message else None) or entry.agent
+    who = message.name or (entry.agent if role == "assistant" else None) if message else entry.agent
     line = Line(f"{entry.seq:>4}  ", style="dim").append(one_line(role), style=_STYLES.get(role, "bold"))
     line.append(f"  {one_line(who)}" if who else "").append(f"  {moment(from_micros(entry.time))}", style="dim")
     return line.append("  hidden", style="red") if entry.hidden else line
@@ -96,12 +100,12 @@ def _heading(entry: Entry, message: Message | None) -> Line:
 def _arguments(arguments: Any) -> str:
     if isinstance(arguments, dict):
         named = cast("dict[str, Any]", arguments)
-        return ", ".join(f"{name}={json_text(value)}" for name, value in named.items())
+        return ", ".join(f"{name}={readable(value)}" for name, value in named.items())
     return "" if arguments is None else _value(arguments)
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json_text(value)
+    return value if isinstance(value, str) else readable(value)
 
 
 def _folded(text: str) -> str:

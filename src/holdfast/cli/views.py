@@ -9,25 +9,42 @@ import msgspec
 
 from .. import RunInfo, SessionInfo
 from ..values import encode
-from .output import ago, counted, facts, from_micros, json_text, moment, size, table
+from .output import Columns, ago, counted, facts, from_micros, moment, readable, size, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def overview(sessions: Iterable[SessionInfo]) -> Table:
+_SESSIONS = Columns(
+    ("id", "name", "user", "agent", "messages", "size", "updated", "status"),
+    right=("messages", "size"),
+    cut=("name", "user", "agent"),
+    spare=("agent", "size", "user"),
+)
+_RUNS = Columns(
+    ("run", "status", "agent", "started", "seconds", "tokens", "calls", "tools", "error"),
+    right=("seconds", "tokens", "calls", "tools"),
+    cut=("agent", "error"),
+    spare=("tools", "calls", "agent"),
+)
+
+
+def overview(sessions: Iterable[SessionInfo], width: int) -> Table:
     """A line for each session."""
-    return table(
-        ("id", "name", "user", "agent", "messages", "size", "updated", "status"),
-        map(_overview_row, sessions),
-        right=("messages", "size"),
-        cut=("name", "user", "agent"),
-    )
+    return table(_SESSIONS, map(_session_row, sessions), width)
 
 
-def _overview_row(it: SessionInfo) -> tuple[str, ...]:
-    counts = (f"{it.counts.messages:,}", size(it.counts.bytes))
-    return (it.id, it.name or "", it.user_id or "", it.agent or "", *counts, ago(it.updated_at), _status(it))
+def _session_row(it: SessionInfo) -> dict[str, str]:
+    return {
+        "id": it.id,
+        "name": it.name or "",
+        "user": it.user_id or "",
+        "agent": it.agent or "",
+        "messages": f"{it.counts.messages:,}",
+        "size": size(it.counts.bytes),
+        "updated": ago(it.updated_at),
+        "status": _status(it),
+    }
 
 
 def _status(it: SessionInfo) -> str:
@@ -53,7 +70,7 @@ def header(it: SessionInfo) -> Table:
             ("status", None if _status(it) == "-" else _status(it)),
             ("forked from", it.origin and f"{it.origin.session_id} at version {it.origin.version}"),
             ("parent", it.parent),
-            ("metadata", json_text(it.metadata) if it.metadata else None),
+            ("metadata", readable(it.metadata) if it.metadata else None),
         )
     )
 
@@ -65,22 +82,25 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def state_table(values: Mapping[str, Any]) -> Table | str:
     """A line for each key."""
-    return facts((key, json_text(value)) for key, value in values.items()) if values else "(empty)"
+    return facts((key, readable(value)) for key, value in values.items()) if values else "(empty)"
 
 
-def run_table(runs: Iterable[RunInfo]) -> Table:
+def run_table(runs: Iterable[RunInfo], width: int) -> Table:
     """A line for each run."""
-    return table(
-        ("run", "status", "agent", "started", "seconds", "tokens", "calls", "tools", "error"),
-        map(_run_row, runs),
-        right=("seconds", "tokens", "calls", "tools"),
-        cut=("agent", "error"),
-    )
+    return table(_RUNS, map(_run_row, runs), width)
 
 
-def _run_row(it: RunInfo) -> tuple[str, ...]:
+def _run_row(it: RunInfo) -> dict[str, str]:
     used = it.metrics
-    status = it.status if it.attempt == 1 else f"{it.status} (attempt {it.attempt})"
     took = used.seconds or ((it.ended - it.started) / 1_000_000 if it.ended else 0.0)
-    numbers = (f"{took:.1f}" if took else "", f"{used.input_tokens:,}+{used.output_tokens:,}", str(used.model_calls), str(used.tool_calls))
-    return (it.id, status, it.agent or "", moment(from_micros(it.started)), *numbers, it.error or "")
+    return {
+        "run": it.id,
+        "status": it.status if it.attempt == 1 else f"{it.status} ({it.attempt} tries)",
+        "agent": it.agent or "",
+        "started": ago(from_micros(it.started)),
+        "seconds": f"{took:.1f}" if it.ended else "",
+        "tokens": f"{used.input_tokens:,}+{used.output_tokens:,}",
+        "calls": str(used.model_calls),
+        "tools": str(used.tool_calls),
+        "error": it.error or "",
+    }
