@@ -1,0 +1,330 @@
+"""`make demo`: an agent app is killed with SIGKILL in the middle of a turn, started again, and has lost nothing.
+
+No key and no network are needed: the model is a local server that answers from a script, and says so. With OPENAI_API_KEY set, the same
+app talks to the real API through a relay in this process, which lets us see and hold its requests.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request as Fetch
+from urllib.request import urlopen
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from holdfast import Entry, Store
+from holdfast.adapters.openai_agents import HoldfastSession
+from holdfast.backend import Maintenance
+from holdfast.testing.model_server import MODEL, Answer, ModelServer, Request, Rule, call
+
+APP = Path(__file__).with_name("openai_agents_app.py")
+QUESTIONS = (
+    "Where is my order 1007?",
+    "Which city did you say?",
+    "It came broken. Please refund it.",
+    "Which refund did you start for me?",
+)
+WIDE = 100
+PATIENCE = 60.0
+
+console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=False)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def scripted(request: Request) -> Answer | str:
+    """The stand-in for a model. What it says comes from the conversation it is sent, so a lost item would show."""
+    last = request.input[-1]
+    told = [str(item["output"]) for item in request.input if item.get("type") == "function_call_output"]
+    if last.get("type") == "function_call_output":
+        return f"[scripted] {last['output']}"
+    question = str(last.get("content"))
+    if "Where" in question:
+        return call("find_order", order_id="1007")
+    if "Please refund" in question:
+        return call("start_refund", order_id=told[0].split()[1].rstrip(":"), reason="broken")
+    if "city" in question:
+        return f"[scripted] {'Leipzig' if any('Leipzig' in it for it in told) else 'I remember no city'}."
+    refunds = [it for it in told if it.startswith("Refund")]
+    return f"[scripted] {refunds[-1] if refunds else 'I remember no refund.'}"
+
+
+def relayed(key: str, base_url: str) -> Rule:
+    """The real API, asked with this very request."""
+
+    def rule(request: Request) -> Answer:
+        url = base_url.rstrip("/") + request.path.removeprefix("/v1")
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        try:
+            with urlopen(Fetch(url, json.dumps(request.body).encode(), headers), timeout=PATIENCE) as response:
+                return Answer(raw=json.load(response))
+        except HTTPError as error:
+            return Answer(status=error.code, raw=json.load(error))
+
+    return rule
+
+
+class Stall:
+    """A rule that lets requests through until it is armed; then the one after a tool's result is never answered."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self.armed = False
+        self.reached = threading.Event()
+
+    def __call__(self, request: Request) -> Answer | str:
+        if not self.armed or request.input[-1].get("type") != "function_call_output":
+            return self._rule(request)
+        self.reached.set()
+        return Answer(hold=threading.Event())
+
+
+# --- the app, a process of its own -----------------------------------------------------------------------------------
+
+
+class App:
+    """The child process: questions go in by its standard input, answers come out line by line."""
+
+    def __init__(self, store: str, base_url: str, model: str | None) -> None:
+        env = {**os.environ, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "local", "OPENAI_AGENTS_DISABLE_TRACING": "1"}
+        if model is not None:
+            env["OPENAI_DEFAULT_MODEL"] = model
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([sys.executable, APP, store], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
+        self._limit = threading.Timer(PATIENCE, self.process.kill)
+        self._limit.daemon = True
+        self._limit.start()
+
+    def ask(self, question: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> str:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("desk> "):
+                return line.removeprefix("desk> ").strip()
+        assert self.process.stderr
+        raise SystemExit(f"the app ended early:\n{self.process.stderr.read()[-2000:]}")
+
+    def kill(self) -> int:
+        """SIGKILL, and what the process ended with."""
+        self.process.send_signal(signal.SIGKILL)
+        return self.process.wait()
+
+    def close(self) -> None:
+        self._limit.cancel()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@contextmanager
+def running(store: str, base_url: str, model: str | None) -> Generator[App]:
+    app = App(store, base_url, model)
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+# --- what there is to see --------------------------------------------------------------------------------------------
+
+
+async def look(url: str) -> tuple[list[Entry], list[Any], list[str]]:
+    """The session's messages as the store has them, the same as items of the SDK, and what an integrity check finds."""
+    async with Store.open(url) as store:
+        session = await store.session("ada-1")
+        entries = await session.entries(kinds=("message",))
+        items: list[Any] = list(await HoldfastSession("ada-1", store).get_items())
+        problems = await store.backend.check() if isinstance(store.backend, Maintenance) else []
+        return entries, items, problems
+
+
+def role_and_gist(item: dict[str, Any]) -> tuple[str, Text]:
+    """An input item of the Responses API in two short texts."""
+    match item.get("type"):
+        case "function_call":
+            given = ", ".join(f"{name}={value!r}" for name, value in json.loads(item["arguments"]).items())
+            return "assistant", Text(f"{item['name']}({given})", style="yellow")
+        case "function_call_output":
+            return "tool", Text(str(item["output"]))
+        case "reasoning":
+            return "assistant", Text("(reasoning)", style="dim")
+        case _:
+            content = item.get("content") or ""
+            said = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+            return str(item.get("role")), Text(said)
+
+
+def heading(number: int, text: str) -> None:
+    console.print()
+    console.print(Text(f"{number}  {text}", style="bold"))
+
+
+def show(what: Table | Text) -> None:
+    console.print(Padding(what, (0, 0, 0, 3), expand=False))
+
+
+def say(who: str, text: str) -> None:
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=5, style="cyan" if who == "ada" else "green")
+    row.add_column()
+    row.add_row(who, Text(text))
+    show(row)
+
+
+def plain_table(*columns: str) -> Table:
+    """Columns of a fixed width but for `what`, which gives way where there is no room."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        wide = {"seq": 3, "role": 9, "what": None, "before": 7, "after": 7}[name]
+        table.add_column(name, no_wrap=True, width=wide, justify="right" if name == "seq" else "left")
+    table.columns[columns.index("what")].max_width = console.width - 42
+    return table
+
+
+def show_stored(entries: list[Entry], items: list[Any]) -> None:
+    table = plain_table("seq", "role", "what")
+    for entry, item in zip(entries, items, strict=True):
+        table.add_row(str(entry.seq), entry.message().role, role_and_gist(item)[1])
+    show(table)
+    show(Text("The interrupted turn is there up to its last finished step: question, tool call and result.", style="dim"))
+
+
+def show_sent(stored: list[Any], before: list[Any], after: list[Any]) -> None:
+    """The two requests beside each other, one stored item a line, then what the new one adds."""
+    table = plain_table("seq", "role", "what", "before", "after")
+    seen, sent, new = Text("sent", style="green"), Text("sent", style="green"), Text("new", style="cyan")
+    missing = Text("MISSING", style="bold red")
+    known = [core(item) for item in before]
+    for seq, item in enumerate(stored, 1):
+        table.add_row(str(seq), *role_and_gist(item), seen if core(item) in known else missing, sent if item in after else missing)
+    for seq, item in enumerate(after[len(stored) :], len(stored) + 1):
+        table.add_row(str(seq), *role_and_gist(item), "", new)
+    show(table)
+
+
+def core(item: dict[str, Any]) -> dict[str, Any]:
+    """An item without what the SDK may add or drop on its way from the model to the session."""
+    return {name: value for name, value in item.items() if value is not None and name not in ("id", "status")}
+
+
+# --- the demo --------------------------------------------------------------------------------------------------------
+
+
+def demo() -> int:
+    key = os.environ.get("OPENAI_API_KEY")
+    upstream = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    store = f"sqlite:///{Path(tempfile.mkdtemp(prefix='holdfast-')) / 'chat.db'}"
+    rule = Stall(relayed(key, upstream) if key else scripted)
+    with ModelServer(rule) as server:
+        introduce(
+            f"the real one at {upstream}, relayed"
+            if key
+            else "none: a local server answers from a script; OPENAI_API_KEY=... takes a real one",
+            store,
+        )
+        return tell(server, rule, store, None if key else MODEL)
+
+
+def introduce(model: str, store: str) -> None:
+    console.print("An agent app is killed in the middle of a turn, and started again. What did it lose?", style="bold")
+    console.print()
+    for name, text in (
+        ("model", Text(model)),
+        ("store", Text(store)),
+        ("app", Text(f"examples/{APP.name}, on the OpenAI Agents SDK {version('openai-agents')}, with one line changed:")),
+        ("", Text('- session = SQLiteSession("ada-1", "chat.db")', style="red")),
+        ("", Text('+ session = HoldfastSession("ada-1", store)', style="green")),
+    ):
+        console.print(Text.assemble((f"   {name:6} ", "dim"), text), soft_wrap=True)
+
+
+def tell(server: ModelServer, rule: Stall, store: str, model: str | None) -> int:
+    with running(store, server.base_url, model) as app:
+        heading(1, f"The app runs (process {app.process.pid})")
+        for question in QUESTIONS[:2]:
+            turn(app, question)
+        before = interrupted_turn(app, server, rule, QUESTIONS[2])
+
+    entries, stored, problems = asyncio.run(look(store))
+    heading(2, "What the store holds now")
+    show_stored(entries, stored)
+
+    rule.armed = False
+    asked = len(server.requests)
+    with running(store, server.base_url, model) as app:
+        heading(3, f"The app runs again (process {app.process.pid})")
+        turn(app, QUESTIONS[3])
+    after = server.requests[asked].input
+
+    heading(4, "What the model was sent: the last request before the kill, the first after the restart")
+    show_sent(stored, before, after)
+    return verdict(store, stored, before, after, problems)
+
+
+def turn(app: App, question: str) -> None:
+    say("ada", question)
+    app.ask(question)
+    say("desk", app.answer())
+
+
+def interrupted_turn(app: App, server: ModelServer, rule: Stall, question: str) -> list[dict[str, Any]]:
+    """Ask, kill the app while it waits for the model's second answer, and return what it had sent the model."""
+    rule.armed = True
+    say("ada", question)
+    app.ask(question)
+    if not rule.reached.wait(PATIENCE / 2):
+        raise SystemExit("the model asked for no tool in the third turn, so there is nothing to interrupt: try again")
+    show(Text("      the refund has been started, its result is stored; the app waits for the model ...", style="dim"))
+    status = app.kill()
+    show(Text(f"      kill -9 {app.process.pid}: ended by signal {-status} ({signal.Signals(-status).name})", style="bold red"))
+    return server.requests[-1].input
+
+
+def verdict(store: str, stored: list[Any], before: list[Any], after: list[Any], problems: list[str]) -> int:
+    """Nothing is lost when every item the model had seen is stored, and every stored item is sent again, in order."""
+    again = sum(item in after for item in stored)
+    seen = [core(item) for item in before] == [core(item) for item in stored]
+    whole = bool(stored) and seen and stored == after[: len(stored)] and not problems
+    console.print()
+    for name, text in (
+        ("integrity check", "; ".join(problems) or "clean"),
+        ("look further", f"{command()} sessions show ada-1 --store {store}"),
+    ):
+        console.print(Text.assemble((f"   {name:15}  ", "dim"), text), soft_wrap=True)
+    console.print()
+    if whole:
+        console.print(f"Nothing lost: {again} of {len(stored)} stored items were sent again after the restart.", style="bold green")
+        return 0
+    console.print(
+        f"Something is wrong: {len(before)} items sent before the kill, {len(stored)} stored, {again} sent again.", style="bold red"
+    )
+    return 1
+
+
+def command() -> str:
+    """How to call the terminal of this very installation from here."""
+    here = Path(sys.executable).with_name("holdfast")
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
+
+
+if __name__ == "__main__":
+    sys.exit(demo())

@@ -1,0 +1,81 @@
+"""`make demo` as a newcomer runs it: no key, no terminal, to its end."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import demo
+from holdfast.testing.model_server import ModelServer
+
+DEMO = Path(demo.__file__)
+ITEM = {"role": "user", "content": "hi"}
+OTHER = {"role": "user", "content": "still there?"}
+
+
+def run(**env: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    return subprocess.run([sys.executable, DEMO], env=clean | env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_demo_kills_its_app_and_shows_that_nothing_is_lost() -> None:
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    out = done.stdout
+    assert "none: a local server answers from a script" in out
+    pids = re.findall(r"process (\d+)", out)
+    assert len(set(pids)) == 2
+    assert f"kill -9 {pids[0]}: ended by signal 9 (SIGKILL)" in out
+    assert re.search(r" 9 +tool +Refund R-1007 started", out)
+    assert re.search(r"desk +\[scripted\] Refund R-1007 started for order 1007", out)
+    assert re.search(r"integrity check +clean", out)
+    assert "MISSING" not in out
+    assert out.endswith("\n\nNothing lost: 9 of 9 stored items were sent again after the restart.\n")
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_the_command_it_names_works() -> None:
+    out = run().stdout
+    line = re.search(r"look further +(.+)", out)
+    assert line
+    shown = subprocess.run(line[1].split(), capture_output=True, text=True, check=True)
+    assert "It came broken. Please refund it." in shown.stdout
+
+
+def test_with_a_key_it_relays_to_the_real_api() -> None:
+    with ModelServer(demo.scripted) as upstream:
+        done = run(OPENAI_API_KEY="not-to-be-shown", OPENAI_BASE_URL=upstream.base_url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"the real one at {upstream.base_url}, relayed" in done.stdout
+        assert "Nothing lost: 9 of 9" in done.stdout
+        assert "not-to-be-shown" not in done.stdout
+        assert len(upstream.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("before", "stored", "after", "problems"),
+    [
+        ([ITEM], [ITEM], [OTHER], []),
+        ([ITEM, OTHER], [ITEM], [ITEM, OTHER], []),
+        ([ITEM, OTHER], [ITEM, OTHER], [OTHER, ITEM], []),
+        ([ITEM], [ITEM], [ITEM, OTHER], ["row 3 missing from index"]),
+        ([], [], [OTHER], []),
+    ],
+    ids=["not-sent-again", "not-stored", "order-changed", "file-broken", "nothing-stored"],
+)
+def test_it_does_not_say_so_when_something_is_lost(
+    before: list[dict[str, str]],
+    stored: list[dict[str, str]],
+    after: list[dict[str, str]],
+    problems: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert demo.verdict("sqlite:///chat.db", stored, before, after, problems) == 1
+    assert "Nothing lost" not in capsys.readouterr().out
+
+
+def test_it_says_so_when_nothing_is() -> None:
+    assert demo.verdict("sqlite:///chat.db", [ITEM], [ITEM], [ITEM, OTHER], []) == 0
