@@ -1,0 +1,1 @@
+"""Each backend and wrapper under the published suite."""
