@@ -277,6 +277,19 @@ def test_delete_asks_on_a_terminal(url: str, reply: bytes, code: int, left: list
     assert ids("-s", url) == left
 
 
+def test_ctrl_c_answers_the_question(url: str) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([EXECUTABLE, "sessions", "delete", "ada-1", "-s", url], stdin=theirs, stderr=subprocess.PIPE) as delete:
+        assert delete.stderr
+        assert delete.stderr.read(6) == b"Delete"
+        delete.send_signal(signal.SIGINT)
+        assert delete.wait() == 130
+        assert b"Traceback" not in delete.stderr.read()
+    os.close(ours)
+    os.close(theirs)
+    assert "ada-1" in ids("-s", url)
+
+
 # --- moving ----------------------------------------------------------------------------------------------------------
 
 
@@ -363,12 +376,12 @@ def test_a_reader_that_has_gone_is_no_error(url: str, words: tuple[str, ...]) ->
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_output_is_utf8_in_any_locale(url: str) -> None:
-    append(url, "bob-1", "日本語")
-    command = [EXECUTABLE, "sessions", "show", "bob-1", "--last", "1", "-s", url]
-    for form in ((), ("--json",)):
-        done = subprocess.run([*command, *form], capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-        assert done.stderr == b""
+@pytest.mark.parametrize(("form", "shown"), [((), r"\u65e5"), (("--json",), "日")])
+def test_a_locale_without_the_letters_is_no_error(url: str, form: tuple[str, ...], shown: str) -> None:
+    append(url, "bob-1", "日")
+    command = [EXECUTABLE, "sessions", "show", "bob-1", "-s", url, *form]
+    done = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert shown in done.stdout.decode()
 
 
 # --- db --------------------------------------------------------------------------------------------------------------

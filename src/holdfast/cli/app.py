@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from io import TextIOWrapper
+from typing import Any, NoReturn, cast
 
 import typer
 from typer.core import TyperGroup
@@ -34,7 +36,8 @@ class Root(TyperGroup):
             sys.stdout.flush()
         except BrokenPipeError:
             code = _hush()
-        except typer.Abort:
+        except typer.Abort:  # Ctrl-C at a question
+            print(file=sys.stderr)
             code = INTERRUPTED
         except (HoldfastError, typer.TyperException, OSError) as error:
             failed(_name(error), _message(error), as_json="--json" in words)
@@ -82,4 +85,11 @@ def root(ctx: typer.Context, *, version: bool, **common: Any) -> None:
 
 def main() -> None:
     """The `holdfast` executable."""
+    signal.signal(signal.SIGINT, _interrupt)
+    cast("TextIOWrapper[Any]", sys.stdout).reconfigure(errors="backslashreplace")  # a locale without a letter shows its escape
     app()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """A handler of our own keeps asyncio from taking Ctrl-C for itself, which would leave a prompt or a long read waiting."""
+    raise KeyboardInterrupt

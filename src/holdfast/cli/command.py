@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property
 from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
@@ -70,14 +69,8 @@ class Terminal:
         """What people read, on stdout."""
         return output.console()
 
-    @asynccontextmanager
-    async def store(self, *, create: bool = False) -> AsyncGenerator[Store]:
-        """The store, open. `create`: a database file that isn't there is made instead of refused."""
-        async with self.unopened(create=create) as store:
-            yield store
-
-    def unopened(self, *, create: bool = False) -> Store:
-        """The store before its schema is looked at."""
+    def store(self, *, create: bool = False) -> Store:
+        """The store, still to be entered. `create`: a database file that isn't there is made instead of refused."""
         store = Store.open(self._found_url(), tenant=self.tenant, as_admin=self.user is None)
         path = getattr(store.backend, "path", None)
         if not create and isinstance(path, str) and not Path(path).exists():

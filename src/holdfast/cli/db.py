@@ -23,7 +23,7 @@ def _maintenance(store: Store) -> Maintenance:
 @command(app, "status")
 async def status(terminal: Terminal) -> None:
     """Show where the store is, its schema, its size and what it holds."""
-    told = await _maintenance(terminal.unopened()).status()
+    told = await _maintenance(terminal.store()).status()
     terminal.answer(told, [facts((name.replace("_", " "), _shown(name, value)) for name, value in told.items())])
 
 
@@ -36,7 +36,7 @@ def _shown(name: str, value: Any) -> str:
 @command(app, "migrate")
 async def migrate(terminal: Terminal) -> None:
     """Bring the database's schema up to this version of Holdfast; make it where there is none yet."""
-    before, after = await terminal.unopened(create=True).backend.migrate()
+    before, after = await terminal.store(create=True).backend.migrate()
     if before == after:
         told = f"schema {after}: up to date"
     else:

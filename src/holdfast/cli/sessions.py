@@ -14,7 +14,7 @@ import typer
 from .. import Entry, InvalidValue, Session, SessionGone, SessionInfo, Store, Unsupported, UsageError
 from ..backend import Watch
 from .command import Terminal, command, group
-from .output import counted, one_line, reading, replacing, safe_json
+from .output import counted, one_line, reading, replacing, safe_json, working
 from .transcript import TOLD, Transcript, record
 from .views import header, overview, run_table, state_table, stored
 
@@ -47,7 +47,7 @@ async def list_(
     wanted: dict[str, Any] = {"user_id": user_id or terminal.user, "name": name, "waiting": waiting or None}
     async with terminal.store() as store:
         found, cursor = await _filled(store, wanted | {"metadata": dict(map(_pair, meta or ()))}, limit, cursor)
-    terminal.answer({"sessions": found, "cursor": cursor}, [overview(found, terminal.out.width)] if found else ())
+    terminal.answer({"sessions": found, "cursor": cursor}, (overview(page, terminal.out.width) for page in [found] if page))
     if not found:
         terminal.note("no sessions")
     if cursor is not None:
@@ -252,7 +252,8 @@ async def import_(
     made: list[SessionInfo] = []
     async with terminal.store(create=True) as store, AsyncExitStack() as undo:
         for lines in exports:
-            session = await store.import_(lines, session_id=id, user_id=terminal.user)
+            with working("storing"):
+                session = await store.import_(lines, session_id=id, user_id=terminal.user)
             undo.push_async_callback(store.delete, session.id, user_id=terminal.user)
             made.append(session.info)
         undo.pop_all()
