@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -232,6 +233,7 @@ def test_show_can_tell_of_state_and_runs(url: str) -> None:
     assert told["state"] == {"total": {"$": ["decimal", "12.50"]}}
     assert told["cache"] == {"token": "secret"}
     assert told["runs"][0]["metrics"]["input_tokens"] == 1200
+    assert told["session"]["counts"] == {"runs": 1, "messages": 4, "input_tokens": 1200, "output_tokens": 34, "bytes": ANY}
 
 
 def test_show_begins_near_the_end_and_says_so(url: str) -> None:

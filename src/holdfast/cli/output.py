@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
@@ -58,8 +58,21 @@ def safe_json(text: str) -> str:
 
 def write_json(value: object) -> None:
     """One JSON document, or one of several lines, on stdout; in UTF-8 whatever the locale says."""
-    sys.stdout.buffer.write(json_text(value).encode() + b"\n")
+    sys.stdout.buffer.write(json_text(_whole(value)).encode() + b"\n")
     sys.stdout.flush()
+
+
+def _whole(value: Any) -> Any:
+    """`value` with the fields of its structs spelled out, defaults too: a script can count on every key."""
+    match value:
+        case msgspec.Struct():
+            return _whole(msgspec.structs.asdict(value))
+        case dict():
+            return {key: _whole(item) for key, item in cast("dict[str, Any]", value).items()}
+        case list():
+            return [_whole(item) for item in cast("list[Any]", value)]
+        case _:
+            return value
 
 
 def failed(error: str, message: str, *, as_json: bool) -> None:
