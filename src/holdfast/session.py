@@ -379,7 +379,7 @@ class Session:
         while True:
             row = self.cells.rows.get(key)
             value = change(MISSING if row is None or row.value is None else decode(row.value))
-            put = Put(key, encode(value), row.version if row else 0)
+            put = Put(key, encode(value), row.version if row and row.value is not None else 0)
             try:
                 await self.write(puts=(put,), staged=False, detach=key)
             except Conflict:

@@ -47,6 +47,7 @@ from ..errors import SessionGone, SessionNotFound, StoreClosed
 from ..ids import now
 
 _seq = attrgetter("seq")
+_decode_head = msgspec.json.Decoder(Head).decode
 _PAGE_WORK = 1000
 """How many sessions one page of a list looks at before it gives the next cursor."""
 
@@ -56,16 +57,24 @@ class _Record:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.head = Head(0)
+        self._head = b""
         self.entries: list[Entry] = []
         self.hidden: list[Entry] = []
         self.state: dict[str, StateRow] = {}
         self.blobs: dict[tuple[str, str], Blob] = {}
         self.commits: dict[str, tuple[bytes, int, int]] = {}
 
+    @property
+    def head(self) -> Head:
+        return _decode_head(self._head)
+
+    @head.setter
+    def head(self, head: Head) -> None:
+        self._head = msgspec.json.encode(head)
+
     def key_version(self, key: str) -> int:
         row = self.state.get(key)
-        return row.version if row else 0
+        return row.version if row and row.value is not None else 0
 
     def erase(self) -> None:
         self.entries, self.hidden, self.state, self.blobs, self.commits = [], [], {}, {}, {}

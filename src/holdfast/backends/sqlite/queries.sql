@@ -32,7 +32,7 @@ SELECT key, value, version FROM state WHERE n = ?1 AND value IS NOT NULL
 -- name: state_since
 SELECT key, value, version FROM state WHERE n = ?1 AND version > ?2
 -- name: key_version
-SELECT version FROM state WHERE n = ?1 AND key = ?2
+SELECT version FROM state WHERE n = ?1 AND key = ?2 AND value IS NOT NULL
 -- name: put_state
 INSERT INTO state (n, key, version, value) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET version = excluded.version, value = excluded.value
 -- name: bury_state
