@@ -58,6 +58,8 @@ class SQLiteBackend:
             watch_forks(self)
 
     async def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         if self._ready:
             forget(self)

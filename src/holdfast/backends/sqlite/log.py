@@ -108,11 +108,12 @@ def _entries(connection: Connection, n: int, head: Head, window: Window) -> list
     if window.after >= head.seq:
         return []
     low, high = span(n, window.after, window.before)
+    kinds = tuple(dict.fromkeys(window.kinds))
     base = n << 32
     rows = connection.execute(
-        _window_sql(window.kinds, window.run_id is not None, window.hidden, window.newest),
+        _window_sql(kinds, window.run_id is not None, window.hidden, window.newest),
         {"low": low, "high": high, "run": window.run_id, "limit": -1 if window.limit is None else window.limit}
-        | {f"kind{i}": kind for i, kind in enumerate(window.kinds)},
+        | {f"kind{i}": kind for i, kind in enumerate(kinds)},
     ).fetchall()
     if window.newest:
         rows.reverse()
@@ -201,7 +202,8 @@ def _commit(connection: Connection, key: Key, commit: Commit, copied: tuple[int,
     living = stored if stored and alive(stored[1], now()) else None
     if living and (before := _applied(connection, living, key, commit)):
         return before
-    if commit.create is not None and _buried(connection, key, commit.create.incarnation):
+    ended = None if living or not stored else stored[1].incarnation
+    if commit.create is not None and (commit.create.incarnation == ended or _buried(connection, key, commit.create.incarnation)):
         raise SessionGone(f"{key} is gone: it was deleted or expired since you last saw it")
     head = judge(key, living[1] if living else None, commit, _key_version(connection, living))
     if stored and (head is None or not living):
@@ -278,7 +280,7 @@ def _apply(
         connection.execute(SQL[sql], (n, put.key, head.version) if put.value is None else (n, put.key, head.version, put.value))
     _write_entries(connection, n, commit, head, old)
     for it in commit.hide:
-        ids = (n << 32 | it.first, n << 32 | it.last)
+        ids = span(n, it.first - 1, it.last + 1)
         connection.execute(SQL["hide"], ids)
         connection.execute(SQL["unlist"], ids)
     _write_head(connection, n, old, head)
