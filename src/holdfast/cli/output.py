@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters (escape sequences begin with one) and those that turn the direction of text; not line ends and tabs."""
-_UNBOUND = 100_000
+_UNBOUND = 1_000_000_000
 """Columns of an output that is no terminal: nothing is wrapped or cut for a program to put together again."""
 _LONG_FILE = 4_000_000
 _GAP, _CUT = 2, 12
