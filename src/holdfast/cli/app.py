@@ -37,11 +37,12 @@ class Root(TyperGroup):
         except BrokenPipeError:
             code = _hush()
         except typer.Abort:  # Ctrl-C at a question
-            print(file=sys.stderr)
             code = INTERRUPTED
         except (HoldfastError, typer.TyperException, OSError) as error:
             failed(_name(error), _message(error), as_json="--json" in words)
             code = _code(error)
+        if code == INTERRUPTED and sys.stderr.isatty():
+            print(file=sys.stderr)  # the shell's prompt begins on a line of its own
         sys.exit(code or 0)
 
 

@@ -21,7 +21,7 @@ from .views import header, overview, run_table, state_table, stored
 app = group("Look at sessions, change them, move them.")
 
 SessionId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
-SessionIds = Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)]
+SessionIds = Annotated[list[str], typer.Argument(metavar="ID", show_default=False)]
 Full = Annotated[bool, typer.Option("--full", help="Show long tool calls and results whole.")]
 
 
@@ -165,11 +165,11 @@ async def rename(
 async def fork(
     terminal: Terminal,
     session_id: SessionId,
-    new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="The new id; made up if left out.", show_default=False)] = None,
+    new: Annotated[str | None, typer.Argument(metavar="NEW", help="The new id; made up if left out.", show_default=False)] = None,
     *,
     at: Annotated[int | None, typer.Option(min=1, metavar="SEQ", help="Copy up to this entry only.")] = None,
 ) -> None:
-    """Copy a session under a new id. The two know of each other's origin and share nothing else."""
+    """Copy a session under a new id. The copy remembers where it came from; the two share nothing."""
     async with terminal.store() as store:
         forked = await (await terminal.session(store, session_id)).fork(new, at=at)
     terminal.answer(forked.info, f"forked {session_id} to {forked.id}")
