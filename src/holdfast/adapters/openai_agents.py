@@ -227,7 +227,7 @@ async def _pop(handle: Session) -> Any:
             return None
         newest = found[-1]
         seq = newest.entry.seq
-        rest = [item.value for item in _expanded([newest.entry])][:-1]  # what else somebody else's message held
+        rest = [item.value for item in found[:-1] if item.entry is newest.entry]  # what else somebody else's message held
         entries = tuple(NewEntry(new_id(), MESSAGE, encode_message(message), time=now()) for message in _messages(rest))
         try:
             await handle.write(hide=(Range(seq, seq),), entries=entries, expect=handle.version)
