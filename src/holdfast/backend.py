@@ -211,10 +211,14 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Create(msgspec.Struct, frozen=True):
-    """Create the session where it isn't; `exclusive` refuses one that is. A deleted life never comes back: its number is remembered."""
+    """Create the session where it isn't; `exclusive` refuses one that is. A deleted life never comes back: its number is remembered.
+
+    `created` is when the session was first created, where that isn't now.
+    """
 
     incarnation: int
     exclusive: bool = False
+    created: int | None = None
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -367,7 +371,7 @@ class Backend(Protocol):
         ...
 
     async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
-        """Create `target` with the visible entries of `source` up to seq `upto`, renumbered without gaps, its state and its blobs.
+        """Create `target` with the visible entries of `source` up to seq `upto`, renumbered and counted anew, its state and its blobs.
 
         `commit` creates the target and is judged for it; its entries come after the copied ones. `SessionNotFound` without a source.
         """
@@ -507,7 +511,7 @@ def _created(key: Key, commit: Commit) -> Head:
         raise SessionGone(f"{key} is gone: it was deleted or expired since you last saw it")
     if commit.create is None:
         raise SessionNotFound(f"there is no {key}")
-    return Head(commit.create.incarnation, user_id=commit.user_id, created=commit.time)
+    return Head(commit.create.incarnation, user_id=commit.user_id, created=commit.create.created or commit.time)
 
 
 def _check(key: Key, head: Head, commit: Commit, key_version: Callable[[str], int]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from . import entries as kinds
-from .backend import ClaimAct, Counts
+from .backend import ClaimAct, Counts, HeadPatch
 from .entries import NewEntry
 from .errors import Fenced, SessionGone, SessionNotFound
 from .ids import new_id, now
@@ -38,7 +38,8 @@ class Run:
         added = (self._event(RunEvent(FORM, RUNNING, self.attempt), time), *self._messages(input, time))
         counts = counts_of(added) + Counts(runs=1)
         take = ClaimAct("take", self.id, lease)
-        self.fence = (await self.session.take(wait, take, entries=added, counts=counts, time=time)).fence
+        patch = HeadPatch(agent=self.agent) if self.agent else None
+        self.fence = (await self.session.take(wait, take, entries=added, counts=counts, time=time, patch=patch)).fence
 
     async def append(self, *messages: Message) -> int:
         """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""

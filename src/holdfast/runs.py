@@ -15,6 +15,7 @@ import msgspec
 
 from .backend import Claim
 from .entries import Entry
+from .errors import Corrupt
 
 RUNNING = "running"
 COMPLETED = "completed"
@@ -69,7 +70,7 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
     for entry in entries:
         if entry.run_id is None:
             continue
-        event = msgspec.json.decode(entry.body, type=RunEvent)
+        event = _event(entry)
         old = runs.get(entry.run_id)
         going = event.status in (RUNNING, QUEUED)
         runs[entry.run_id] = RunInfo(
@@ -83,6 +84,13 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
             error=event.error,
         )
     return [_as_it_is(run, claim) for run in runs.values()]
+
+
+def _event(entry: Entry) -> RunEvent:
+    try:
+        return msgspec.json.decode(entry.body, type=RunEvent)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"run entry {entry.id} (seq {entry.seq}) is not readable: {error}") from error
 
 
 def _as_it_is(run: RunInfo, claim: Claim | None) -> RunInfo:

@@ -1,7 +1,7 @@
 """Sessions as JSON Lines: everything a session holds, readable, complete, and the same again after an import.
 
 The first line is the head (`{"holdfast": 1, "type": "session", ...}`), then one line per state key, entry (in order, hidden ones
-marked) and blob (base64).
+marked) and blob (base64), and at the end how many lines there were, so that a file cut short is noticed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import Any
 import msgspec
 
 from .backend import BlobPut, BlobRange, Commit, Create, Head, HeadPatch, Put, Range, ReadPlan, Snapshot, Window
-from .entries import NewEntry
-from .errors import InvalidValue
+from .entries import MESSAGE, NewEntry
+from .errors import Corrupt, InvalidId, InvalidValue, SchemaMismatch
 from .ids import check_session_id, new_id, new_incarnation, now
+from .messages import decode_message
+from .state import CACHE_PREFIX, check_key
+from .values import decode
 
 FORM = 1
 EVERYTHING = ReadPlan(state_since=0, entries=Window(newest=False, hidden=True), blobs=(BlobRange(),))
@@ -34,22 +37,26 @@ class Parcel(msgspec.Struct, frozen=True):
 
 def lines(session_id: str, snapshot: Snapshot) -> Iterator[str]:
     """The export, line by line."""
+    count = 1
+    for record in _records(session_id, snapshot):
+        yield msgspec.json.encode(record).decode()
+        count += 1
+    yield msgspec.json.encode({"type": "end", "lines": count}).decode()
+
+
+def _records(session_id: str, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     head: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(snapshot.head, claim=None))
-    yield _line({"holdfast": FORM, "type": "session", "session_id": session_id, "head": head})
+    yield ({"holdfast": FORM, "type": "session", "session_id": session_id, "head": head})
     for key, row in sorted((snapshot.state or {}).items()):
         if row.value is not None:
-            yield _line({"type": "state", "key": key, "value": msgspec.Raw(row.value)})
+            yield ({"type": "state", "key": key, "value": msgspec.Raw(row.value)})
     for entry in snapshot.entries or []:
         line = {"type": "entry", "seq": entry.seq, "id": entry.id, "kind": entry.kind, "time": entry.time}
         line |= {name: value for name in ("run_id", "agent") if (value := getattr(entry, name)) is not None}
-        yield _line(line | ({"hidden": True} if entry.hidden else {}) | {"body": msgspec.Raw(entry.body)})
+        yield (line | ({"hidden": True} if entry.hidden else {}) | {"body": msgspec.Raw(entry.body)})
     for blob in snapshot.blobs or []:
         place = {"type": "blob", "namespace": blob.namespace, "key": blob.key, "blob_type": blob.type}
-        yield _line(place | {"data": base64.b64encode(blob.data or b"").decode()})
-
-
-def _line(record: dict[str, Any]) -> str:
-    return msgspec.json.encode(record).decode()
+        yield (place | {"data": base64.b64encode(blob.data or b"").decode()})
 
 
 class _Line(msgspec.Struct):
@@ -72,46 +79,74 @@ class _Line(msgspec.Struct):
     namespace: str = ""
     blob_type: str = ""
     data: str = ""
+    lines: int = 0
 
 
 def parse(text: Iterable[str]) -> Parcel:
     """Read an export to its end before anything is written; `InvalidValue` names the first bad line."""
-    numbered = [(number, _parse_line(number, line)) for number, line in enumerate(text, 1) if line.strip()]
-    if not numbered or numbered[0][1].head is None:
-        raise InvalidValue("line 1: an export begins with a line of type 'session' and a head")
-    first = numbered[0][1]
-    if first.holdfast > FORM:
-        raise InvalidValue(f"line 1: this export has form {first.holdfast}, this library reads up to {FORM}: upgrade holdfast")
-    head = first.head
-    assert head is not None
-    puts: list[Put] = []
-    entries: list[NewEntry] = []
-    hidden: list[Range] = []
-    blobs: list[BlobPut] = []
-    for number, line in numbered[1:]:
-        if line.type == "state":
-            puts.append(Put(line.key, bytes(line.value)))
-        elif line.type == "entry":
-            entries.append(_entry(number, line, len(entries) + 1))
-            hidden += [Range(line.seq, line.seq)] if line.hidden else []
-        elif line.type == "blob":
-            blobs.append(BlobPut(line.namespace, line.key, line.blob_type, base64.b64decode(line.data)))
-        else:
-            raise InvalidValue(f"line {number}: unknown type {line.type!r}; this may be an export of a newer version")
-    return Parcel(check_session_id(first.session_id), head, tuple(puts), tuple(entries), tuple(hidden), tuple(blobs))
+    reader = _Reader()
+    for number, line in enumerate(text, 1):
+        if line.strip():
+            try:
+                reader.take(msgspec.json.decode(line, type=_Line))
+            except (msgspec.MsgspecError, InvalidValue, InvalidId, Corrupt, SchemaMismatch, ValueError) as error:
+                raise InvalidValue(f"line {number}: {error}; nothing was imported") from None
+    return reader.parcel()
 
 
-def _parse_line(number: int, line: str) -> _Line:
-    try:
-        return msgspec.json.decode(line, type=_Line)
-    except msgspec.MsgspecError as error:
-        raise InvalidValue(f"line {number}: not a line of an export: {error}") from None
+class _Reader:
+    """Checks and gathers the lines of one export."""
 
+    def __init__(self) -> None:
+        self.first: _Line | None = None
+        self.puts: list[Put] = []
+        self.entries: list[NewEntry] = []
+        self.hidden: list[Range] = []
+        self.blobs: list[BlobPut] = []
+        self.count = 0
+        self.ended = False
 
-def _entry(number: int, line: _Line, seq: int) -> NewEntry:
-    if line.seq != seq:
-        raise InvalidValue(f"line {number}: entry {line.seq} where {seq} was due: lines are missing or out of order")
-    return NewEntry(line.id, line.kind, bytes(line.body), line.run_id, line.agent, line.time)
+    def take(self, line: _Line) -> None:
+        readers = {"session": self._session, "state": self._state, "entry": self._entry, "blob": self._blob, "end": self._end}
+        if line.type not in readers:
+            raise InvalidValue(f"unknown type {line.type!r}; this may be an export of a newer version")
+        if (self.first is None) != (line.type == "session") or self.ended:
+            raise InvalidValue("an export is one line of type 'session', its state, entries and blobs, and one line of type 'end'")
+        self.count += 1
+        readers[line.type](line)
+
+    def parcel(self) -> Parcel:
+        if self.first is None or self.first.head is None:
+            raise InvalidValue("this is not an export: it begins with a line of type 'session' and a head")
+        if not self.ended:
+            raise InvalidValue(f"this export is cut short after {self.count} lines: its end is missing; nothing was imported")
+        everything = (tuple(self.puts), tuple(self.entries), tuple(self.hidden), tuple(self.blobs))
+        return Parcel(check_session_id(self.first.session_id), self.first.head, *everything)
+
+    def _session(self, line: _Line) -> None:
+        if line.holdfast > FORM:
+            raise InvalidValue(f"this export has form {line.holdfast}, this library reads up to {FORM}: upgrade holdfast")
+        self.first = line
+
+    def _state(self, line: _Line) -> None:
+        decode(bytes(line.value))
+        self.puts.append(Put(check_key(line.key.removeprefix(CACHE_PREFIX)) and line.key, bytes(line.value)))
+
+    def _entry(self, line: _Line) -> None:
+        if line.seq != len(self.entries) + 1:
+            raise InvalidValue(f"entry {line.seq} where {len(self.entries) + 1} was due: lines are missing or out of order")
+        body = bytes(line.body)
+        decode_message(body) if line.kind == MESSAGE else msgspec.json.decode(body)
+        self.entries.append(NewEntry(line.id, line.kind, body, line.run_id, line.agent, line.time))
+        self.hidden += [Range(line.seq, line.seq)] if line.hidden else []
+
+    def _blob(self, line: _Line) -> None:
+        self.blobs.append(BlobPut(line.namespace, line.key, line.blob_type, base64.b64decode(line.data, validate=True)))
+
+    def _end(self, line: _Line) -> None:
+        if line.lines != self.count:
+            raise InvalidValue(f"this export had {line.lines} lines, {self.count} are here")
+        self.ended = True
 
 
 def commit(parcel: Parcel, user_id: str | None, *, check_owner: bool) -> Commit:
@@ -131,7 +166,7 @@ def commit(parcel: Parcel, user_id: str | None, *, check_owner: bool) -> Commit:
     return Commit(
         id=new_id(),
         time=now(),
-        create=Create(new_incarnation(), exclusive=True),
+        create=Create(new_incarnation(), exclusive=True, created=head.created),
         user_id=user_id,
         check_owner=check_owner,
         puts=parcel.puts,

@@ -23,6 +23,7 @@ from ..backend import (
     BlobRange,
     Capabilities,
     Commit,
+    Counts,
     Filter,
     Head,
     Key,
@@ -42,7 +43,7 @@ from ..backend import (
     repeated,
     select,
 )
-from ..entries import Entry, NewEntry
+from ..entries import MESSAGE, Entry, NewEntry
 from ..errors import SessionGone, SessionNotFound, StoreClosed
 from ..ids import now
 
@@ -295,4 +296,6 @@ def _copy_into(record: _Record, head: Head, source: _Record, upto: int | None) -
     record.entries = [msgspec.structs.replace(entry, seq=seq, version=head.version) for seq, entry in enumerate(taken, 1)]
     record.state = {key: StateRow(row.value, head.version) for key, row in source.state.items() if row.value is not None}
     record.blobs = dict(source.blobs)
-    return msgspec.structs.replace(head, seq=head.seq + len(taken))
+    messages, runs = sum(entry.kind == MESSAGE for entry in taken), {entry.run_id for entry in taken} - {None}
+    counts = head.counts + Counts(runs=len(runs), messages=messages, bytes=sum(len(entry.body) for entry in taken))
+    return msgspec.structs.replace(head, seq=head.seq + len(taken), counts=counts)

@@ -24,6 +24,7 @@ _SMALL_READ = 512
 """Entries a read may return and still run in place."""
 _SMALL_COMMIT = 64 * 1024
 _WATCH_SECONDS = 0.05
+_LAST_READS_SECONDS = 10.0
 
 __all__ = ["SQLiteBackend"]
 
@@ -82,8 +83,8 @@ class SQLiteBackend:
             self._threads = None
 
     def at_exit(self) -> None:
+        self._readers.halt(_LAST_READS_SECONDS)
         self.writer.close()
-        self._readers.halt()
 
     # --- reading ---
 

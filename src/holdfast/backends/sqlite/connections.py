@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import random
 import threading
@@ -81,7 +82,7 @@ class Patience:
 
 
 def connect(path: str, *, patience: Patience | None, synchronous: str, vfs: str | None, writable: bool) -> Connection:
-    """One connection with the settings every connection of a store has; it never checkpoints by itself."""
+    """One connection with the settings every connection of a store has; it checkpoints neither by itself nor when it is closed."""
     opened = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, vfs=vfs)
     opened.wal_autocheckpoint(0)
     opened.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -116,10 +117,11 @@ class Readers:
             with self._making:
                 self._made -= 1
 
-    def halt(self) -> None:
-        """Close every connection, waiting for the reads under way, and let no new one be made until `resume`."""
+    def halt(self, seconds: float = math.inf) -> None:
+        """Close every connection, waiting (at most `seconds`) for the reads under way, and let no new one be made until `resume`."""
         self._making.acquire()
-        while self._made:
+        deadline = time.monotonic() + seconds
+        while self._made and time.monotonic() < deadline:
             try:
                 self._idle.pop().close()
             except IndexError:
@@ -160,6 +162,8 @@ class Connection(Protocol):
     def pragma(self, name: str, value: bool | int | str | None = None) -> Any: ...
 
     def changes(self) -> int: ...
+
+    def config(self, op: int, *args: int) -> int: ...
 
     def set_busy_handler(self, callable: Callable[[int], bool] | None) -> None: ...
 

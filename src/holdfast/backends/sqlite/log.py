@@ -15,6 +15,7 @@ from ...backend import (
     Blob,
     BlobRange,
     Commit,
+    Counts,
     Filter,
     Head,
     Key,
@@ -325,7 +326,9 @@ def _copy_into(connection: Connection, n: int, head: Head, source: int, upto: in
     copied = connection.changes()
     connection.execute(SQL["copy_state"], (n, head.version, source))
     connection.execute(SQL["copy_blobs"], (n, source))
-    return msgspec.structs.replace(head, seq=head.seq + copied)
+    messages, runs, size = connection.execute(SQL["count_copied"], span(n)).fetchone()
+    counts = head.counts + Counts(runs=runs, messages=messages, bytes=size)
+    return msgspec.structs.replace(head, seq=head.seq + copied, counts=counts)
 
 
 def _empty(connection: Connection, key: Key, n: int, head: Head) -> None:

@@ -80,6 +80,9 @@ INSERT INTO state (n, key, version, value) SELECT ?1, key, ?2, value FROM state 
 -- name: copy_blobs
 INSERT INTO blobs (n, namespace, key, type, data) SELECT ?1, namespace, key, type, data FROM blobs WHERE n = ?2
 
+-- name: count_copied
+SELECT count(*) FILTER (WHERE kind = 'message'), count(DISTINCT run_id), coalesce(sum(length(body)), 0) FROM entries WHERE id BETWEEN ?1 AND ?2
+
 -- name: count_sessions
 SELECT count(*) FROM sessions
 -- name: count_entries

@@ -35,6 +35,7 @@ def ensure(path: str, patience: float) -> None:
         elif version < VERSION - 1:
             raise SchemaMismatch(f"{path}: schema {version} is too old for this library ({VERSION}); run `holdfast db migrate`")
     finally:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         connection.close()
 
 

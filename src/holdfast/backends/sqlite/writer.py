@@ -255,6 +255,8 @@ class Writer:
         self._ended = True
         self._refuse()
         with self._checkpointing, self._lock:
+            if self._connection is not None:  # whoever leaves a file last leaves it whole, without a log beside it
+                self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             self._disconnect()
 
     def before_fork(self) -> None:
