@@ -314,7 +314,7 @@ class OrdersByClock(Misreading):
     """Sorts the log by the time its writers gave."""
 
     def misread(self, key: Key, plan: ReadPlan, snapshot: Snapshot) -> Snapshot:
-        return replace(snapshot, entries=sorted(snapshot.entries or [], key=lambda entry: entry.time))
+        return replace(snapshot, entries=snapshot.entries and sorted(snapshot.entries, key=lambda entry: entry.time))
 
 
 @found_by("the_newest_entries_come_in_order")
@@ -331,7 +331,7 @@ class KeepsText(Misreading):
 
     def misread(self, key: Key, plan: ReadPlan, snapshot: Snapshot) -> Snapshot:
         entries = [replace(it, body=it.body.decode(errors="replace").encode()) for it in snapshot.entries or []]
-        return replace(snapshot, entries=entries)
+        return replace(snapshot, entries=snapshot.entries and entries)
 
 
 @found_by("prefixes_of_blobs_are_literal")

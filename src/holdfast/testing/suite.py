@@ -44,7 +44,7 @@ class Clause(msgspec.Struct, frozen=True):
 
 
 CLAUSES: dict[str, Clause] = {}
-"""Every clause by name, in the order of their files."""
+"""Every clause by name, in the order of their files: closing comes last."""
 
 
 def clause(*, needs: tuple[str, ...] = ()) -> Callable[[Body], Body]:
@@ -61,7 +61,10 @@ def clause(*, needs: tuple[str, ...] = ()) -> Callable[[Body], Body]:
 
 
 async def check(opener: Opener, *, only: Iterable[str] | None = None) -> dict[str, Exception | None]:
-    """Run the clauses (or `only` the named ones) that the backend's capabilities call for: what each raised, None for a kept promise."""
+    """Run the clauses (or `only` the named ones) that the backend's capabilities call for: what each raised, None for a kept promise.
+
+    All run on the one database, each in a tenant of its own; the last one closes it.
+    """
     capabilities = opener().capabilities
     names = list(CLAUSES) if only is None else list(only)
     return {name: await _outcome(CLAUSES[name], opener) for name in names if not CLAUSES[name].lacks(capabilities)}

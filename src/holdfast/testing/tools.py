@@ -135,9 +135,16 @@ async def listed(backend: Backend, filter: Filter, limit: int = 10) -> list[str]
 
 @asynccontextmanager
 async def opened(open: Opener) -> AsyncGenerator[Backend]:
-    """A backend on the database. One that lives in this process's memory is the same for everybody, and stays open."""
+    """A backend on the database, opened."""
+    async with unopened(open) as backend:
+        await backend.open()
+        yield backend
+
+
+@asynccontextmanager
+async def unopened(open: Opener) -> AsyncGenerator[Backend]:
+    """A backend on the database. One that lives in this process's memory is the same for everybody, and is not closed."""
     backend = open()
-    await backend.open()
     try:
         yield backend
     finally:

@@ -17,8 +17,11 @@ from . import (
     writing,
 )
 
+from . import closing  # isort: skip  # the last one: after it an in-memory backend is closed
+
 __all__ = [
     "claims",
+    "closing",
     "copying",
     "crashes",
     "life",

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from ...backend import Backend, Filter, Head, Key, ReadPlan, Window
-from ...errors import StoreClosed
 from ..processes import Child, Pipe
 from ..suite import Opener, clause
 from ..tools import (
@@ -23,8 +22,8 @@ from ..tools import (
     opened,
     puts,
     read,
-    refused,
     texts,
+    unopened,
     values,
     writing,
     wrote,
@@ -69,11 +68,9 @@ async def it_opens_at_its_first_use(open: Opener) -> None:
             lambda it: it.copy(key, None, fresh(), creating()),
             lambda it: it.sweep(10),
         )
-        others = [open() for _ in uses]
-        for use, other in zip(uses, others, strict=True):
-            await use(other)
-        for other in others:
-            await other.close()
+        for use in uses:
+            async with unopened(open) as other:
+                await use(other)
 
 
 @clause(needs=("in_place",))
@@ -180,42 +177,3 @@ async def a_cancelled_commit_is_whole_or_not(open: Opener) -> None:
             assert written >= done
             assert texts(snapshot).count(name) == 2 * written
         await wrote(backend, key, head, entries=notes("on"))
-
-
-@clause()
-async def a_closed_backend_says_so(open: Opener) -> None:
-    """After `close`, which may be called twice, every use raises `StoreClosed`."""
-    async with opened(open) as backend:
-        key = fresh()
-        await created(backend, key)
-        await read(backend, key)
-    await backend.close()
-    uses: tuple[Callable[[], Awaitable[Any]], ...] = (
-        lambda: backend.read(key, EVERYTHING),
-        lambda: backend.read(key, ReadPlan()),
-        lambda: backend.commit(key, creating()),
-        lambda: backend.list(Filter(), None, 10),
-        lambda: backend.copy(key, None, fresh(), creating()),
-        lambda: backend.sweep(1),
-        lambda: backend.open(),
-    )
-    for use in uses:
-        with refused(StoreClosed):
-            await use()
-
-
-@clause()
-async def closing_finishes_what_is_under_way(open: Opener) -> None:
-    """Commits asked for before `close` are done, or refused with `StoreClosed`; none hangs and none is lost."""
-    backend, key = open(), fresh()
-    head = await created(backend, key)
-    tasks = [asyncio.create_task(backend.commit(key, writing(head, base=0, entries=notes(str(n))))) for n in range(50)]
-    await asyncio.sleep(0)
-    async with asyncio.timeout(30):
-        await backend.close()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    written = [str(n) for n, it in enumerate(ended) if not isinstance(it, BaseException)]
-    assert all(isinstance(it, StoreClosed) for it in ended if isinstance(it, BaseException))
-    if backend.capabilities.durable:
-        async with opened(open) as again:
-            assert sorted(await bodies(again, key)) == sorted(written)
