@@ -146,7 +146,7 @@ class SQLiteBackend:
             return await self._aside(lambda: self._with_reader(work, Patience(self._patience)))
 
     def _with_reader(self, work: Callable[[Connection], T], patience: Patience | None) -> T:
-        connection = self._readers.take()
+        connection = self._readers.take(patience)
         try:
             if patience is not None:
                 connection.set_busy_handler(patience)

@@ -103,11 +103,12 @@ class Readers:
         self._made = 0
         self._making = threading.Lock()  # held while the store lets go of every connection
 
-    def take(self) -> Connection:
+    def take(self, patience: Patience | None = None) -> Connection:
+        """An idle connection, or a new one: even making one reads the file, and waits as `patience` says."""
         try:
             return self._idle.pop()
         except IndexError:
-            return self._make()
+            return self._make(patience)
 
     def give(self, connection: Connection) -> None:
         if len(self._idle) < _IDLE_READERS:
@@ -132,9 +133,9 @@ class Readers:
     def resume(self) -> None:
         self._making.release()
 
-    def _make(self) -> Connection:
+    def _make(self, patience: Patience | None) -> Connection:
         with self._making:
-            connection = connect(self._path, patience=None, synchronous=self._synchronous, vfs=self._vfs, writable=False)
+            connection = connect(self._path, patience=patience, synchronous=self._synchronous, vfs=self._vfs, writable=False)
             self._made += 1
             return connection
 
