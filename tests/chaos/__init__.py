@@ -1,0 +1,1 @@
+"""What goes wrong outside the process: kills, full disks, locks, permissions, other people's files."""
