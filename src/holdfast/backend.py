@@ -538,7 +538,7 @@ def _check_take(key: Key, head: Head, take: ClaimAct) -> None:
 
 def _next_head(key: Key, head: Head, commit: Commit) -> Head:
     if commit.erase is not None:
-        head = _cleared(head, commit.erase)
+        head = _cleared(head, commit)
     changed: dict[str, Any] = {} if commit.patch is None else _patched(head, commit.patch)
     if head.user_id is None and commit.user_id is not None:
         changed["user_id"] = commit.user_id
@@ -556,10 +556,13 @@ def _next_head(key: Key, head: Head, commit: Commit) -> Head:
     return msgspec.structs.replace(head, **changed) if changed else head
 
 
-def _cleared(head: Head, erase: Erase) -> Head:
-    return msgspec.structs.replace(
-        head, incarnation=erase.incarnation, name=None, seq=0, hides=0, floor=0, counts=Counts(), claim=None, waiting=False, service_ids={}
-    )
+def _cleared(head: Head, commit: Commit) -> Head:
+    """A new life under the same id. The run that clears its own session goes on in it; anybody else's claim ends."""
+    assert commit.erase is not None
+    claim = None if commit.fence is None else head.claim
+    fresh = Head(commit.erase.incarnation)
+    names = ("incarnation", "name", "seq", "hides", "floor", "counts", "waiting", "service_ids")
+    return msgspec.structs.replace(head, claim=claim, **{name: getattr(fresh, name) for name in names})
 
 
 def _claimed(head: Head, act: ClaimAct) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
-from .backend import Backend, Commit, Counts, Head, Key, Origin
-from .errors import SessionGone, SessionNotFound
+from .backend import Backend, Commit, Counts, Head, HeadPatch, Key, Origin
+from .errors import InvalidValue, SessionGone, SessionNotFound
 from .ids import new_id, now
 
 
@@ -65,6 +66,27 @@ def info_of(session_id: str, head: Head) -> SessionInfo:
 
 def _moment(micros: int) -> datetime:
     return datetime.fromtimestamp(micros / 1_000_000, UTC)
+
+
+def checked(patch: HeadPatch) -> HeadPatch:
+    """`patch` as it will be read back; `InvalidValue` names what no head can hold."""
+    try:
+        stored = msgspec.json.decode(msgspec.json.encode(patch), type=HeadPatch)
+    except (TypeError, ValueError, RecursionError) as error:
+        stored, why = None, str(error)
+    else:
+        why = "it would come back as something else"
+    if stored is not None and stored == patch:
+        return stored
+    given = [name.replace("service_ids", "service_session_id") for name in patch.__struct_fields__ if getattr(patch, name) is not UNSET]
+    raise InvalidValue(f"{', '.join(given)}: only plain JSON of the right type can be stored here: {why}")
+
+
+def check_ttl(seconds: float | None) -> float | None:
+    """`seconds` itself when it is a time to live; `InvalidValue` otherwise."""
+    if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < 1e11):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue(f"ttl {seconds!r} must be a positive number of seconds, or None to keep sessions")
+    return seconds
 
 
 async def touch(link: Link, key: Key, head: Head, user_id: str | None) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from . import entries as kinds
 from .backend import ClaimAct, Counts, HeadPatch
 from .entries import NewEntry
-from .errors import Fenced, SessionGone, SessionNotFound
+from .errors import Fenced, InvalidValue, SessionGone, SessionNotFound, TooLarge
 from .ids import new_id, now
 from .messages import Message, encode_message
 from .runs import CANCELLED, COMPLETED, ERROR, RUNNING, Metrics, RunEvent
@@ -50,12 +50,16 @@ class Run:
 
     async def finish(self, *messages: Message, status: str = COMPLETED, metrics: Metrics | None = None, error: str | None = None) -> int:
         """Add the last messages and the run's end and release the claim, in one commit."""
+        return await self._end(messages, status, metrics, error, staged=True)
+
+    async def _end(self, messages: tuple[Message, ...], status: str, metrics: Metrics | None, error: str | None, *, staged: bool) -> int:
         time = now()
         event = RunEvent(FORM, status, self.attempt, metrics, error)
         added = (*self._messages(messages, time), self._event(event, time))
         used = metrics or Metrics()
         counts = counts_of(added) + Counts(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
-        outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=ClaimAct("release"), time=time)
+        release = ClaimAct("release")
+        outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=release, time=time, staged=staged)
         self.ended = True
         return outcome.version
 
@@ -64,9 +68,12 @@ class Run:
         if self.ended:
             return
         cancelled = not isinstance(error, Exception)
-        status = CANCELLED if cancelled else ERROR
+        status, name = (CANCELLED, None) if cancelled else (ERROR, type(error).__name__)
         with suppress(Fenced, SessionGone, SessionNotFound):
-            await self.finish(status=status, error=None if cancelled else type(error).__name__)
+            try:
+                await self.finish(status=status, error=name)
+            except (InvalidValue, TooLarge):  # what is staged can't be stored: how the run ended can
+                await self._end((), status, None, name, staged=False)
 
     def _event(self, event: RunEvent, time: int) -> NewEntry:
         return NewEntry(new_id(), kinds.RUN, msgspec.json.encode(event), self.id, self.agent, time)
@@ -77,7 +84,8 @@ class Run:
 
 def message_entry(message: Message, time: int, run_id: str | None = None, agent: str | None = None) -> NewEntry:
     """The entry that records `message`; its id is the message's own, if it has one."""
-    return NewEntry(message.id or new_id(), kinds.MESSAGE, encode_message(message), run_id, agent, time)
+    body = encode_message(message)
+    return NewEntry(message.id or new_id(), kinds.MESSAGE, body, run_id, agent, time)
 
 
 def counts_of(added: tuple[NewEntry, ...]) -> Counts:

@@ -30,15 +30,16 @@ from .backend import (
     ReadPlan,
     Snapshot,
     Window,
+    may_use,
 )
 from .entries import Entry
-from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, UsageError
+from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, StoreError, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
-from .info import Link, SessionInfo, info_of, touch
+from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .messages import Message, decode_message
 from .running import Run, counts_of, message_entry
 from .runs import LEASE, WAIT, RunInfo
-from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache
+from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache, encode_value
 from .values import decode, encode
 
 FORM = 1
@@ -97,7 +98,7 @@ class Session:
         """The provider's own id of this conversation, a string or a mapping; setting it stages it for the next commit."""
         if self._service_id is not UNSET:
             return self._service_id
-        return self._head.service_ids.get("") if self._head else None
+        return self._head.service_ids.get("") if self._head and not self.cells.cleared else None
 
     @service_session_id.setter
     def service_session_id(self, value: Any) -> None:
@@ -132,6 +133,7 @@ class Session:
     def clear(self) -> None:
         """Stage the removal of all history, state and blobs; the id, the owner and the metadata stay. What is set after it is kept."""
         self.cells.clear()
+        self._service_id = UNSET
 
     # --- writing ---
 
@@ -161,9 +163,7 @@ class Session:
 
     async def set_ttl(self, seconds: float | None) -> None:
         """Expire this session `seconds` after its last use; None keeps it."""
-        if seconds is not None and seconds <= 0:
-            raise InvalidValue(f"ttl {seconds!r} must be a positive number of seconds, or None to keep the session")
-        await self.write(patch=HeadPatch(ttl=seconds), staged=False)
+        await self.write(patch=HeadPatch(ttl=check_ttl(seconds)), staged=False)
 
     async def rewind(self, *, to: int | None = None, last: int | None = None) -> int:
         """Hide the entries after seq `to`, or the newest `last` messages with what follows them; how many entries were hidden.
@@ -260,6 +260,7 @@ class Session:
 
     async def get_chat_history(self, *, last: int | None = None) -> list[Message]:
         """What user and assistant said to each other: no tools, no instructions, no empty messages."""
+        _check_last(last)
         said: list[Message] = []
         before: int | None = None
         step = None if last is None else max(4 * last, 16)
@@ -282,13 +283,13 @@ class Session:
         hidden: bool = False,
     ) -> list[Entry]:
         """Records of the log in order: the newest `last` with after < seq < before, of the named kinds and run."""
-        if last is not None and last < 0:
-            raise InvalidValue(f"last={last}: give a number of entries, 0 or more, or None for all")
+        _check_last(last)
         window = Window(after=after, before=before, limit=last, kinds=kinds, run_id=run_id, hidden=hidden)
         return (await self._read(ReadPlan(state_since=self.cells.synced, entries=window))).entries or []
 
     async def runs(self, *, last: int = 20) -> list[RunInfo]:
         """The newest `last` runs in the order they began."""
+        _check_last(last)
         window = Window(limit=3 * last, kinds=(kinds.RUN,))
         snapshot = await self._read(ReadPlan(entries=window))
         return runs.fold(snapshot.entries or [], snapshot.head.claim)[-last:]
@@ -325,12 +326,11 @@ class Session:
         with self._beating(run.fence, lease):
             try:
                 yield run
+                if not run.ended:
+                    await run.finish()
             except BaseException as error:
                 await run.fail(error)
                 raise
-            else:
-                if not run.ended:
-                    await run.finish()
             finally:
                 self._volatile.clear()
 
@@ -379,7 +379,7 @@ class Session:
         while True:
             row = self.cells.rows.get(key)
             value = change(MISSING if row is None or row.value is None else decode(row.value))
-            put = Put(key, encode(value), row.version if row and row.value is not None else 0)
+            put = Put(key, encode_value(key, value), row.version if row and row.value is not None else 0)
             try:
                 await self.write(puts=(put,), staged=False, detach=key)
             except Conflict:
@@ -411,6 +411,8 @@ class Session:
         snapshot = await link.backend.read(self.key, plan)
         if snapshot is None or (self._head and snapshot.head.incarnation != self._head.incarnation):
             raise SessionGone(f"session {self.id!r} was cleared, deleted or expired since this handle last saw it: open it again")
+        if not may_use(snapshot.head, self.user_id, not link.as_admin):
+            raise SessionNotFound(f"there is no {self.key} for this caller: it has become another user's")
         self._learn(snapshot)
         await touch(link, self.key, snapshot.head, self.user_id)
         return snapshot
@@ -436,7 +438,7 @@ class Session:
 
         `detach` names a state key whose handed-out container gives way to what was written.
         """
-        link, head = self._linked, self._seen
+        link, head, service_id = self._linked, self._seen, self._service_id
         if staged:
             puts += self.cells.pending()
             erase = erase or (Erase("content", new_incarnation()) if self.cells.cleared else None)
@@ -450,21 +452,28 @@ class Session:
             check_owner=not link.as_admin,
             puts=puts,
             erase=erase,
-            patch=patch,
+            patch=patch and checked(patch),
             **parts,
         )
         outcome = await link.backend.commit(self.key, commit)
-        if outcome.head is not None:
-            self._head = outcome.head
-        if not outcome.repeated:
-            if erase is not None:
-                self.cells.synced = outcome.version - 1
-            self.cells.written(puts, outcome.version)
-        if staged:
-            self._service_id = UNSET
+        self._advance(head, outcome.head)
         if detach is not None:
             self.cells.detach(detach)
+        if outcome.repeated:
+            self.cells.synced = 0  # others may have written since it was applied: the next read tells
+        elif erase is not None:
+            self.cells.synced = outcome.version - 1
+        self.cells.written(puts, outcome.version, erased=erase is not None)
+        if staged and self._service_id is service_id:
+            self._service_id = UNSET
         return outcome
+
+    def _advance(self, sent: Head, head: Head | None) -> None:
+        """Take in the head that a commit sent at head `sent` came back with; the answer to a heartbeat may come late."""
+        seen = self._head
+        late = seen is not sent and seen and head and (seen.incarnation != head.incarnation or seen.version > head.version)
+        if head is not None and not late:
+            self._head = head
 
     def _patch_service_id(self, patch: HeadPatch | None) -> HeadPatch | None:
         if self._service_id is UNSET:
@@ -506,10 +515,16 @@ class Session:
             with suppress(Fenced, SessionGone, SessionNotFound):
                 while True:
                     await sleep(lease / 3)
-                    await self.write(claim=ClaimAct("renew"), fence=fence, staged=False)
+                    with suppress(StoreError):  # the next beat may get through
+                        await self.write(claim=ClaimAct("renew"), fence=fence, staged=False)
 
         beating = create_task(beat())
         try:
             yield
         finally:
             beating.cancel()
+
+
+def _check_last(last: int | None) -> None:
+    if last is not None and last < 0:
+        raise InvalidValue(f"last={last}: give a number, 0 or more, or None for all")

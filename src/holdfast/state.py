@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol
+from decimal import Decimal
+from typing import Any, NamedTuple, Protocol, get_origin
 
 from .backend import Put, StateRow
 from .errors import InvalidId, InvalidValue, UsageError
@@ -20,6 +21,14 @@ _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 """Types nobody can change in place."""
 
 
+class _Live(NamedTuple):
+    """A container in somebody's hands: `data` is the stored form it is compared with, None if it is yet to be stored at all."""
+
+    value: Any
+    data: bytes | None
+    as_: Any = None
+
+
 class Cells:
     """What one handle knows of a session's state: the stored rows up to version `synced`, what is staged, and what was handed out."""
 
@@ -27,30 +36,44 @@ class Cells:
         self.rows: dict[str, StateRow] = {}
         self.synced = 0
         self._staged: dict[str, bytes | None] = {}
-        self._live: dict[str, tuple[Any, bytes | None]] = {}
+        self._live: dict[str, _Live] = {}
         self.cleared = False
 
     def get(self, key: str) -> Any:
         """The value under `key`, or `KeyError`. A container stays the caller's: changes inside it count at the next commit."""
         if key in self._live:
-            return self._live[key][0]
+            return self._live[key].value
         data = self._staged[key] if key in self._staged else self._stored(key)
         if data is None:
             raise KeyError(key)
         value = decode(data)
         if type(value) not in _PLAIN:
-            self._live[key] = (value, data)
+            self._live[key] = _Live(value, data)
         return value
+
+    def get_as(self, key: str, as_: Any) -> Any:
+        """As `get`, built as an `as_` where it isn't one. What is built takes the place of what was handed out before."""
+        value = self.get(key)
+        live = self._live.get(key)
+        if (live and live.as_ == as_) or (get_origin(as_) is None and isinstance(as_, type) and isinstance(value, as_)):
+            return value
+        data = encode_value(key, value)
+        built: Any = decode(data, as_)
+        if live:
+            self._live[key] = _Live(built, encode_value(key, built) if data == live.data else live.data, as_)
+        return built
 
     def set(self, key: str, value: Any) -> None:
         data = encode_value(key, value)
         self._live.pop(key, None)
-        self._staged[key] = data
-        if type(value) not in _PLAIN:
-            self._live[key] = (value, data)
+        self._staged.pop(key, None)
+        if type(value) in _PLAIN:
+            self._staged[key] = data
+        else:
+            self._live[key] = _Live(value, None)
 
     def delete(self, key: str) -> None:
-        if self._data(key) is None:
+        if not self.has(key):
             raise KeyError(key)
         self._live.pop(key, None)
         self._staged[key] = None
@@ -61,34 +84,39 @@ class Cells:
 
     def keys(self) -> list[str]:
         """Every key with a value, sorted."""
-        return sorted(key for key in {*self.rows, *self._staged} if self._data(key) is not None)
+        return sorted(key for key in {*self.rows, *self._staged, *self._live} if self.has(key))
 
     def has(self, key: str) -> bool:
-        return self._data(key) is not None
+        return key in self._live or (self._staged[key] if key in self._staged else self._stored(key)) is not None
 
     def pending(self) -> tuple[Put, ...]:
         """What the next commit has to write: staged keys, and handed-out containers that are no longer what was handed out."""
-        for key, (value, data) in self._live.items():
-            now = encode_value(key, value)
-            if now != data:
-                self._staged[key] = now
-        return tuple(Put(key, data) for key, data in self._staged.items() if data != self._stored(key))
+        wanted = dict(self._staged)
+        for key, (value, data, _) in self._live.items():
+            if (now := encode_value(key, value)) != data:
+                wanted[key] = now
+        return tuple(Put(key, data) for key, data in wanted.items() if data != self._stored(key))
 
     def touched(self, key: str) -> bool:
-        return any(put.key == key for put in self.pending())
+        return self.cleared or any(put.key == key for put in self.pending())
 
-    def written(self, puts: tuple[Put, ...], version: int) -> None:
-        """The commit of `puts` went through as `version`: what is staged and unchanged since is stored now."""
+    def written(self, puts: tuple[Put, ...], version: int, *, erased: bool) -> None:
+        """The commit of `puts` went through as `version`: what is staged and unchanged since is stored now.
+
+        A staged `clear` stays staged until a commit has `erased` the session.
+        """
+        if self.cleared and not erased:
+            return
+        self.cleared = False
         for put in puts:
             self.rows[put.key] = StateRow(put.value, version)
             if self._staged.get(put.key, MISSING) == put.value:
                 del self._staged[put.key]
             if put.key in self._live:
-                self._live[put.key] = (self._live[put.key][0], put.value)
+                self._live[put.key] = self._live[put.key]._replace(data=put.value)
         self._staged = {key: data for key, data in self._staged.items() if data != self._stored(key)}
         if version == self.synced + 1:
             self.synced = version
-        self.cleared = False
 
     def update(self, rows: Mapping[str, StateRow], whole: bool, version: int) -> None:
         """What the store says has changed, up to `version`. Handed-out containers stay with their holder until `detach`."""
@@ -97,16 +125,13 @@ class Cells:
 
     def detach(self, key: str | None = None) -> None:
         """Let go of handed-out containers that hold no change: the next `get` reads the stored value."""
-        for name, (value, data) in list(self._live.items()):
-            if key in (None, name) and encode_value(name, value) == data and name not in self._staged:
+        for name, (value, data, _) in list(self._live.items()):
+            if key in (None, name) and encode_value(name, value) == data:
                 del self._live[name]
 
     def _stored(self, key: str) -> bytes | None:
         row = self.rows.get(key)
         return row.value if row else None
-
-    def _data(self, key: str) -> bytes | None:
-        return self._staged[key] if key in self._staged else self._stored(key)
 
 
 def encode_value(key: str, value: Any) -> bytes:
@@ -185,12 +210,12 @@ class State(KeyValues):
         return self._cells.get(self._prefix + check_key(key))
 
     def get(self, key: str, default: Any = None, /, *, as_: type[Any] | None = None) -> Any:
-        """The value, or `default`. `as_` builds a value of that type from what is stored."""
+        """The value, or `default`. `as_` builds a value of that type from what is stored; changes inside it count as well."""
+        full = self._prefix + check_key(key)
         try:
-            value = self._cells.get(self._prefix + key)
+            return self._cells.get(full) if as_ is None else self._cells.get_as(full, as_)
         except KeyError:
             return default
-        return value if as_ is None or isinstance(value, as_) else decode(encode_value(key, value), as_)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._cells.set(self._prefix + check_key(key), value)
@@ -199,7 +224,7 @@ class State(KeyValues):
         self._cells.delete(self._prefix + check_key(key))
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._cells.has(self._prefix + key)
+        return isinstance(key, str) and key.isprintable() and self._cells.has(self._prefix + key)
 
     def __iter__(self) -> Iterator[str]:
         own = [key for key in self._cells.keys() if key.startswith(self._prefix)]  # noqa: SIM118  # not a mapping
@@ -211,7 +236,7 @@ class State(KeyValues):
     def __repr__(self) -> str:
         return f"State({dict(self)!r})"
 
-    async def increment(self, key: str, by: float = 1) -> Any:
+    async def increment(self, key: str, by: float | Decimal = 1) -> Any:
         """Add `by` to a number (0 when there is none) and return the sum. Nobody's increment is lost, whoever else writes."""
         return await self._change(key, lambda value: _sum(key, value, by))
 
@@ -225,7 +250,7 @@ class State(KeyValues):
 
         def change(current: Any) -> Any:
             found = None if current is MISSING or current is None else encode_value(key, current)
-            if found != wanted:
+            if found != wanted and current != expected:  # the stored forms of equal dicts may differ in their order
                 raise _Declined
             return value
 
@@ -246,15 +271,22 @@ class _Declined(Exception):
     """`set_if` found another value."""
 
 
-def _sum(key: str, value: Any, by: float) -> Any:
+def _sum(key: str, value: Any, by: Any) -> Any:
+    if not _is_number(by):
+        raise InvalidValue(f"state[{key!r}] can't be incremented by a {type(by).__name__}: give a number")
     if value is MISSING or value is None:
         return by
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            return value + by if type(value).__name__ == "Decimal" else _not_a(key, value, "number")
-        except TypeError:
-            return _not_a(key, value, "number")
-    return value + by
+    if not _is_number(value):
+        return _not_a(key, value, "number")
+    try:
+        return value + by
+    except TypeError:  # float and Decimal
+        kind = type(value).__name__
+        raise InvalidValue(f"state[{key!r}] is a {kind}, to which a {type(by).__name__} can't be added: increment it by a {kind}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
 
 
 def _extended(key: str, value: Any, items: tuple[Any, ...]) -> list[Any]:

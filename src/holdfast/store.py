@@ -12,7 +12,7 @@ from . import transfer
 from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot, may_use
 from .errors import InvalidURL, InvalidValue, SessionGone, SessionNotFound
 from .ids import check_id, check_session_id, new_id, new_incarnation, now
-from .info import Link, SessionInfo, info_of
+from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .session import Session
 from .wrappers.cache import CachedBackend
 
@@ -42,12 +42,10 @@ class Store:
     def __init__(
         self, backend: Backend, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None
     ) -> None:
-        if ttl is not None and ttl <= 0:
-            raise InvalidValue(f"ttl {ttl!r} must be a positive number of seconds, or None to keep sessions")
         if cache < 0:
             raise InvalidValue(f"cache={cache}: give the number of sessions to keep, or 0 for none")
         self.backend: Backend = CachedBackend(backend, cache) if cache else backend
-        self._link = Link(self.backend, check_id(tenant, "tenant"), as_admin, ttl)
+        self._link = Link(self.backend, check_id(tenant, "tenant"), as_admin, check_ttl(ttl))
         self.session_manager = SessionManager(self)
 
     @classmethod
@@ -100,7 +98,11 @@ class Store:
         snapshot = await self.backend.read(key, ReadPlan(state_since=0)) if session is not None else None
         if snapshot is not None:
             self._admit(key, snapshot, handle.user_id)
-        if snapshot is None or (snapshot.head.user_id is None and handle.user_id is not None):
+        if snapshot is not None and snapshot.head.user_id is None and handle.user_id is not None:
+            snapshot = await self._adopt(key, snapshot, handle.user_id)
+        elif snapshot is not None:
+            await touch(self._link, key, snapshot.head, handle.user_id)
+        if snapshot is None:
             snapshot = await self._create(key, handle.user_id, kind, parent)
         handle.attach(self._link, snapshot)
         return handle
@@ -111,6 +113,7 @@ class Store:
         if snapshot is None:
             return None
         handle = Session(session_id, user_id=user_id)
+        await touch(self._link, Key(self.tenant, session_id), snapshot.head, user_id)
         handle.attach(self._link, snapshot)
         return handle
 
@@ -195,10 +198,18 @@ class Store:
         if not may_use(snapshot.head, user_id, not self._link.as_admin):
             raise SessionNotFound(f"there is no {key} for {'a caller without a user id' if user_id is None else f'user {user_id!r}'}")
 
+    async def _adopt(self, key: Key, snapshot: Snapshot, user_id: str) -> Snapshot | None:
+        """Make an unowned session this user's; None when it has gone meanwhile."""
+        try:
+            adopting = self._commit(user_id, incarnation=snapshot.head.incarnation, answer=ReadPlan(state_since=0))
+            return (await self.backend.commit(key, adopting)).snapshot
+        except SessionGone:
+            return None
+
     async def _create(self, key: Key, user_id: str | None, kind: str | None, parent: str | None) -> Snapshot | None:
         wanted: dict[str, Any] = {"kind": kind, "parent": parent, "ttl": self._link.ttl}
         given = {name: value for name, value in wanted.items() if value is not None}
-        patch = HeadPatch(**given) if given else None
+        patch = checked(HeadPatch(**given)) if given else None
         commit = self._commit(user_id, create=Create(new_incarnation()), patch=patch, answer=ReadPlan(state_since=0))
         return (await self.backend.commit(key, commit)).snapshot
 
@@ -306,6 +317,6 @@ def _shown(url: str) -> str:
 
 
 def _checked_cursor(cursor: str | None) -> str | None:
-    if cursor is not None and not cursor.isdecimal():
+    if cursor is not None and not (cursor.isdecimal() and len(cursor) < 19):
         raise InvalidValue(f"cursor {cursor!r} is not one that a list returned")
     return cursor

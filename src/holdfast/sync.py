@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -230,7 +231,7 @@ class State(aio_state.KeyValues):
     def get(self, key: str, default: Any = None, /, *, as_: type[Any] | None = None) -> Any:
         return self.aio.get(key, default, as_=as_)
 
-    def increment(self, key: str, by: float = 1) -> Any:
+    def increment(self, key: str, by: float | Decimal = 1) -> Any:
         return self._session.call(self.aio.increment(key, by))
 
     def append(self, key: str, *items: Any) -> list[Any]:
