@@ -39,7 +39,13 @@ class Run:
         counts = counts_of(added) + Counts(runs=1)
         take = ClaimAct("take", self.id, lease)
         patch = HeadPatch(agent=self.agent) if self.agent else None
-        self.fence = (await self.session.take(wait, take, entries=added, counts=counts, time=time, patch=patch)).fence
+        try:
+            self.fence = (await self.session.take(wait, take, entries=added, counts=counts, time=time, patch=patch)).fence
+        except BaseException as error:
+            if not isinstance(error, Exception) and (taken := await self.session.fence_of(self.id)) is not None:
+                self.fence = taken  # cancelled while the commit was under way, and it went through
+                await self.fail(error)
+            raise
 
     async def append(self, *messages: Message) -> int:
         """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""

@@ -292,7 +292,10 @@ class Session:
         _check_last(last)
         window = Window(limit=3 * last, kinds=(kinds.RUN,))
         snapshot = await self._read(ReadPlan(entries=window))
-        return runs.fold(snapshot.entries or [], snapshot.head.claim)[-last:]
+        found = runs.fold(snapshot.entries or [], snapshot.head.claim)[-last:]
+        if snapshot.head.hides and any(run.status == runs.INTERRUPTED for run in found):
+            found = [await self._unrewound(run) for run in found]
+        return found
 
     async def refresh(self) -> None:
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""
@@ -305,7 +308,12 @@ class Session:
     async def claim(self, *, wait: float = WAIT, lease: float = LEASE, holder: str | None = None) -> AsyncGenerator[int]:
         """Hold the right to run; yields its fence. Waits up to `wait` seconds for another holder, then raises `SessionBusy`."""
         holder = holder or new_id()
-        fence = (await self.take(wait, ClaimAct("take", holder, lease))).fence
+        try:
+            fence = (await self.take(wait, ClaimAct("take", holder, lease))).fence
+        except BaseException as error:
+            if not isinstance(error, Exception) and (taken := await self.fence_of(holder)) is not None:  # cancelled, and went through
+                await self.write(claim=ClaimAct("release"), fence=taken, staged=False)
+            raise
         with self._beating(fence, lease):
             try:
                 yield fence
@@ -479,6 +487,20 @@ class Session:
         if self._service_id is UNSET:
             return patch
         return msgspec.structs.replace(patch or HeadPatch(), service_ids={"": self._service_id})
+
+    async def _unrewound(self, run: RunInfo) -> RunInfo:
+        """The run as it ended, though its end may have been hidden by a rewind."""
+        if run.status != runs.INTERRUPTED:
+            return run
+        return runs.fold(await self.entries(kinds=(kinds.RUN,), run_id=run.id, hidden=True), self._seen.claim)[-1]
+
+    async def fence_of(self, holder: str) -> int | None:
+        """The fence of the claim that `holder` has; None if it has none."""
+        try:
+            head = (await self._read(ReadPlan())).head
+        except (SessionGone, SessionNotFound):
+            return None
+        return head.fence if head.claim is not None and head.claim.holder == holder else None
 
     async def _seq_of_last(self, last: int) -> int:
         if last < 1:

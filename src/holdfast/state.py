@@ -51,14 +51,14 @@ class Cells:
             self._live[key] = _Live(value, data)
         return value
 
-    def get_as(self, key: str, as_: Any) -> Any:
+    def get_as(self, key: str, as_: type[Any]) -> Any:
         """As `get`, built as an `as_` where it isn't one. What is built takes the place of what was handed out before."""
         value = self.get(key)
         live = self._live.get(key)
-        if (live and live.as_ == as_) or (get_origin(as_) is None and isinstance(as_, type) and isinstance(value, as_)):
+        if (live and live.as_ == as_) or (get_origin(as_) is None and isinstance(value, as_)):
             return value
         data = encode_value(key, value)
-        built: Any = decode(data, as_)
+        built = decode(data, as_)
         if live:
             self._live[key] = _Live(built, encode_value(key, built) if data == live.data else live.data, as_)
         return built

@@ -65,6 +65,17 @@ def _climb(connection: Connection) -> None:
 
 def _version(connection: Connection, path: str) -> int:
     """The schema version; 0 for an empty database. Anything that isn't a store raises `NotAStore`."""
+    if connection.in_transaction:
+        return _version_now(connection, path)
+    connection.execute("BEGIN")  # all from one moment: somebody may be making the store
+    try:
+        return _version_now(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _version_now(connection: Connection, path: str) -> int:
     application, version = connection.pragma("application_id"), connection.pragma("user_version")
     if application == _APPLICATION:
         return version
