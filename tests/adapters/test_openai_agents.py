@@ -5,9 +5,9 @@ import inspect
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -619,17 +619,13 @@ async def test_tasks_share_an_object(store: Store) -> None:
 
 def test_threads_share_an_object(url: str) -> None:
     session = HoldfastSession("ada-1", url)
-    popped: list[Any] = []
 
-    def work(number: int) -> None:
+    def work(number: int) -> list[Any]:
         asyncio.run(session.add_items(said(*(f"{number}-{n}" for n in range(10)))))
-        popped.extend(asyncio.run(session.pop_item()) for _ in range(5))
+        return [asyncio.run(session.pop_item()) for _ in range(5)]
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as threads:
+        popped = [item for items in threads.map(work, range(6)) for item in items]
     left = contents(asyncio.run(session.get_items()))
     assert sorted(left + contents(popped)) == sorted(f"{number}-{n}" for number in range(6) for n in range(10))
 
@@ -651,17 +647,19 @@ asyncio.run(main(*sys.argv[1:]))
 
 def test_two_processes_never_mix_their_batches(url: str) -> None:
     command = [sys.executable, "-c", WRITER, url]
-    writers = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in "ab"]
-    for writer in writers:
-        assert writer.stdout
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        writer.communicate()
-        assert writer.returncode == 0
+    with ExitStack() as stack:
+        pipe = subprocess.PIPE
+        writers = [
+            stack.enter_context(subprocess.Popen([*command, name], stdin=pipe, stdout=pipe, stderr=pipe, text=True)) for name in "ab"
+        ]
+        for writer in writers:
+            assert writer.stdout
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            assert writer.stdin
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        assert [writer.communicate()[1] for writer in writers] == ["", ""]
     texts: list[str] = contents(asyncio.run(HoldfastSession("ada-1", url).get_items()))
     batches = [texts[start : start + 5] for start in range(0, len(texts), 5)]
     for name in "ab":
