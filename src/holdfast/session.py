@@ -172,6 +172,8 @@ class Session:
         """
         if (to is None) == (last is None):
             raise UsageError("rewind takes either to=SEQ or last=N messages")
+        if to is not None and to < 0:
+            raise InvalidValue(f"to={to}: give the seq of the last entry to keep, or 0 to hide all")
         while True:
             first = to + 1 if to is not None else await self._seq_of_last(last or 0)
             gone = await self.entries(after=first - 1)

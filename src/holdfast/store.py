@@ -182,7 +182,9 @@ class Store:
         `session_id`, `user_id`: another id or owner than the exported one's.
         """
         parcel = transfer.parse(lines)
-        handle = Session(session_id or parcel.session_id, user_id=user_id or parcel.head.user_id)
+        handle = Session(
+            parcel.session_id if session_id is None else session_id, user_id=parcel.head.user_id if user_id is None else user_id
+        )
         commit = transfer.commit(parcel, handle.user_id, check_owner=not self._link.as_admin)
         outcome = await self.backend.commit(Key(self.tenant, handle.id), commit)
         handle.attach(self._link, outcome.snapshot)

@@ -159,6 +159,7 @@ def commit(parcel: Parcel, user_id: str | None, *, check_owner: bool) -> Commit:
         metadata=head.metadata,
         parent=head.parent,
         service_ids=head.service_ids,
+        waiting=head.waiting,
         ttl=head.ttl,
     )
     if head.origin is not None:
