@@ -112,6 +112,7 @@ async def test_an_old_file_is_read_and_written(tmp_path: Path) -> None:
         assert await backend.read(GONE, EVERYTHING) is None
         await wrote(backend, KEY, found.head, user_id="ada", entries=(NewEntry("new", NOTE, b"new"),))
         assert texts(await read(backend, KEY))[-1] == "new"
+        assert isinstance(backend, SQLiteBackend)
         assert await backend.check() == []
 
 

@@ -36,7 +36,9 @@ class Child:
 
     async def said(self) -> Any:
         """What the process sends next; `EOFError` once it has ended."""
-        return await asyncio.to_thread(self.pipe.recv)
+        while not await asyncio.to_thread(self.pipe.poll, 0.5):  # in short waits, so that a timeout can end it
+            pass
+        return self.pipe.recv()
 
     def rest(self) -> list[Any]:
         """Everything an ended process had sent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ... import user
 from ...backend import Backend, BlobDrop, Create, Erase, Filter, Head, HeadPatch, Key, Origin, Range, ReadPlan
+from ...entries import MESSAGE
 from ...errors import SessionExists, SessionNotFound
 from ...ids import new_incarnation
 from ..suite import Opener, clause
@@ -18,6 +19,7 @@ from ..tools import (
     fresh,
     head_of,
     listed,
+    note,
     notes,
     opened,
     puts,
@@ -71,6 +73,18 @@ async def a_fork_keeps_the_entries_as_they_are(open: Opener) -> None:
         fork = await read(backend, target)
         assert [(e.id, e.kind, e.run_id, e.agent, e.time, e.body) for e in fork.entries or []] == theirs
         assert {e.version for e in fork.entries or []} == {fork.head.version}
+
+
+@clause()
+async def a_fork_counts_what_it_copied(open: Opener) -> None:
+    """Its messages, runs and bytes are those of the entries that it has."""
+    async with opened(open) as backend:
+        key = fresh()
+        entries = (note("four", MESSAGE, "run-1"), note("four", MESSAGE, "run-2"), note("six"), note("hidden", MESSAGE))
+        head = await created(backend, key, entries=entries)
+        await wrote(backend, key, head, hide=(Range(4, 4),))
+        counts = (await read(backend, await _fork(backend, key))).head.counts
+        assert (counts.messages, counts.runs, counts.bytes) == (2, 2, len("fourfoursix"))
 
 
 @clause()
