@@ -13,7 +13,7 @@ from .entries import NewEntry
 from .errors import Fenced, InvalidValue, SessionGone, SessionNotFound, TooLarge
 from .ids import new_id, now
 from .messages import Message, encode_message
-from .runs import CANCELLED, COMPLETED, ERROR, RUNNING, Metrics, RunEvent
+from .runs import CANCELLED, COMPLETED, ERROR, RUNNING, Metrics, RunEvent, through
 
 if TYPE_CHECKING:
     from .session import Session
@@ -42,9 +42,9 @@ class Run:
         try:
             self.fence = (await self.session.take(wait, take, entries=added, counts=counts, time=time, patch=patch)).fence
         except BaseException as error:
-            if not isinstance(error, Exception) and (taken := await self.session.fence_of(self.id)) is not None:
+            if not isinstance(error, Exception) and (taken := await through(self.session.fence_of(self.id))) is not None:
                 self.fence = taken  # cancelled while the commit was under way, and it went through
-                await self.fail(error)
+                await through(self.fail(error))
             raise
 
     async def append(self, *messages: Message) -> int:

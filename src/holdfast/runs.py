@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import msgspec
 
 from .backend import Claim
 from .entries import Entry
 from .errors import Corrupt
+
+T = TypeVar("T")
 
 RUNNING = "running"
 COMPLETED = "completed"
@@ -120,6 +124,17 @@ class Patience:
     async def step(self) -> None:
         await pause(min(self._step, max(self._deadline - time.monotonic(), 0.0)))
         self._step = min(self._step * 1.5, 0.25)
+
+
+async def through(last: Coroutine[Any, Any, T]) -> T:
+    """The result of a last write, however often its task is cancelled meanwhile (anyio's scopes cancel again at every await)."""
+    import asyncio
+
+    writing = asyncio.create_task(last)
+    while not writing.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({writing})
+    return writing.result()
 
 
 async def pause(seconds: float) -> None:

@@ -313,15 +313,14 @@ class Session:
         try:
             fence = (await self.take(wait, ClaimAct("take", holder, lease))).fence
         except BaseException as error:
-            if not isinstance(error, Exception) and (taken := await self.fence_of(holder)) is not None:  # cancelled, and went through
-                await self.write(claim=ClaimAct("release"), fence=taken, staged=False)
+            if not isinstance(error, Exception):  # cancelled, and it may have gone through
+                await runs.through(self._release(await runs.through(self.fence_of(holder))))
             raise
         with self._beating(fence, lease):
             try:
                 yield fence
             finally:
-                with suppress(SessionGone, SessionNotFound):
-                    await self.write(claim=ClaimAct("release"), fence=fence, staged=False)
+                await runs.through(self._release(fence))
 
     @asynccontextmanager
     async def run(
@@ -339,7 +338,7 @@ class Session:
                 if not run.ended:
                     await run.finish()
             except BaseException as error:
-                await run.fail(error)
+                await runs.through(run.fail(error))
                 raise
             finally:
                 self._volatile.clear()
@@ -495,6 +494,11 @@ class Session:
         if run.status != runs.INTERRUPTED:
             return run
         return runs.fold(await self.entries(kinds=(kinds.RUN,), run_id=run.id, hidden=True), self._seen.claim)[-1]
+
+    async def _release(self, fence: int | None) -> None:
+        if fence is not None:
+            with suppress(SessionGone, SessionNotFound):
+                await self.write(claim=ClaimAct("release"), fence=fence, staged=False)
 
     async def fence_of(self, holder: str) -> int | None:
         """The fence of the claim that `holder` has; None if it has none."""
