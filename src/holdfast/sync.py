@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from decimal import Decimal
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -37,29 +39,61 @@ __all__ = ["Run", "Session", "SessionManager", "State", "Store"]
 
 
 class _Portal:
-    """The one thread with an event loop, started when it is first needed, gone at exit, made anew in a forked child."""
+    """The one thread with an event loop, started when it is first needed, gone at exit, made anew in a forked child.
+
+    anyio's `start_blocking_portal` would do, but for the fork: let go of in the child, it waits there for a thread that stayed behind.
+    """
 
     def __init__(self) -> None:
         self._reset()
-        atexit.register(self._stop)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._stack = ExitStack()
+        self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
 
     def get(self) -> BlockingPortal:
         with self._lock:
             if self._portal is None:
-                from anyio.from_thread import start_blocking_portal
-
-                self._portal = self._stack.enter_context(start_blocking_portal())
+                self._portal = self._start()
             return self._portal
 
+    @contextmanager
+    def entered(self, manager: AbstractAsyncContextManager[T]) -> Generator[T]:
+        """Enter and leave `manager` there; after a fork, or at the end of the process, there is nothing to leave any more."""
+        portal = self.get()
+        wrapped = portal.wrap_async_context_manager(manager)
+        value = wrapped.__enter__()
+        try:
+            yield value
+        finally:
+            if portal is self._portal:
+                wrapped.__exit__(*sys.exc_info())
+
+    def _start(self) -> BlockingPortal:
+        import anyio
+        from anyio.from_thread import BlockingPortal
+
+        ready: SimpleQueue[BlockingPortal] = SimpleQueue()
+
+        async def serve() -> None:
+            async with BlockingPortal() as portal:
+                ready.put(portal)
+                await portal.sleep_until_stopped()
+
+        self._thread = threading.Thread(target=anyio.run, args=(serve,), name="holdfast-portal", daemon=True)
+        self._thread.start()
+        atexit.register(self._stop)  # now, not at import: it has to come before the backends let go
+        return ready.get()
+
     def _stop(self) -> None:
-        self._stack.close()
+        """End what still runs there (a run is recorded as cancelled), then the thread."""
+        if self._portal is not None and self._thread is not None and self._thread.is_alive():
+            self._portal.call(self._portal.stop, True)
+            self._thread.join()
+        self._portal = None
 
 
 _portal = _Portal()
@@ -385,7 +419,7 @@ class Session:
 
     @contextmanager
     def claim(self, *, wait: float = WAIT, lease: float = LEASE, holder: str | None = None) -> Generator[int]:
-        with _portal.get().wrap_async_context_manager(self.aio.claim(wait=wait, lease=lease, holder=holder)) as fence:
+        with _portal.entered(self.aio.claim(wait=wait, lease=lease, holder=holder)) as fence:
             yield fence
 
     @contextmanager
@@ -393,7 +427,7 @@ class Session:
         self, *input: Message, run_id: str | None = None, agent: str | None = None, wait: float = WAIT, lease: float = LEASE
     ) -> Generator[Run]:
         running = self.aio.run(*input, run_id=run_id, agent=agent, wait=wait, lease=lease)
-        with _portal.get().wrap_async_context_manager(running) as run:
+        with _portal.entered(running) as run:
             yield Run(run, self)
 
     def to_dict(self) -> dict[str, Any]:
