@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
-from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -129,7 +128,7 @@ class HeadPatch(msgspec.Struct, frozen=True, kw_only=True):
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
+class Window(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Which entries: those with `after` < seq < `before` of the named kinds and run; of more than `limit`, the newest (or the oldest).
 
     The answer is always in the order of seq. Hidden entries are left out unless `hidden` is true.
@@ -164,7 +163,7 @@ class ReadPlan(msgspec.Struct, frozen=True, kw_only=True):
     blobs: tuple[BlobRange, ...] = ()
 
 
-class StateRow(msgspec.Struct, frozen=True):
+class StateRow(msgspec.Struct, frozen=True, gc=False):
     """One state value as stored; `value` None is a deletion's tombstone."""
 
     value: bytes | None
@@ -175,14 +174,14 @@ def select(entries: list[Entry], window: Window) -> list[Entry]:
     """The window's answer from `entries`, which are in order and hold what the window may see."""
     low = bisect_right(entries, window.after, key=_seq)
     high = len(entries) if window.before is None else bisect_left(entries, window.before, key=_seq)
-    places = range(high - 1, low - 1, -1) if window.newest else range(low, high)
-    wanted = (entries[place] for place in places if _wanted(window, entries[place]))
-    found = list(wanted if window.limit is None else islice(wanted, window.limit))
+    kinds, run_id, limit = window.kinds, window.run_id, window.limit
+    found: list[Entry] = []
+    for entry in entries[low:high][:: -1 if window.newest else 1]:
+        if len(found) == limit:
+            break
+        if (not kinds or entry.kind in kinds) and (run_id is None or entry.run_id == run_id):
+            found.append(entry)
     return found[::-1] if window.newest else found
-
-
-def _wanted(window: Window, entry: Entry) -> bool:
-    return (not window.kinds or entry.kind in window.kinds) and (window.run_id is None or entry.run_id == window.run_id)
 
 
 _seq = attrgetter("seq")
@@ -221,7 +220,7 @@ class Create(msgspec.Struct, frozen=True):
     created: int | None = None
 
 
-class Put(msgspec.Struct, frozen=True):
+class Put(msgspec.Struct, frozen=True, gc=False):
     """Set one state key; None deletes it. `if_version` is the version of its last change, 0 for a key that isn't there."""
 
     key: str
@@ -247,7 +246,7 @@ class BlobDrop(msgspec.Struct, frozen=True):
     prefix: str = ""
 
 
-class Range(msgspec.Struct, frozen=True):
+class Range(msgspec.Struct, frozen=True, gc=False):
     """Entries from `first` to `last`, both included."""
 
     first: int
@@ -469,20 +468,16 @@ def changes(commit: Commit) -> bool:
 
 def digest(commit: Commit) -> bytes:
     """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
-    content = blake2b(digest_size=8)
+    parts: list[bytes] = []
     for entry in commit.entries:
-        content.update(b"e%a%a" % (entry.kind, entry.run_id))
-        content.update(entry.body)
+        parts += (b"e%a%a%d" % (entry.kind, entry.run_id, len(entry.body)), entry.body)
     for put in commit.puts:
-        content.update(b"p%a" % put.key)
-        content.update(put.value or b"\0")
+        parts += (b"p%a" % put.key, b"-" if put.value is None else b"+" + put.value)
     for blob in commit.blobs:
-        content.update(b"b%a%a" % (blob.namespace, blob.key))
-        content.update(blob.data)
+        parts += (b"b%a%a%a%d" % (blob.namespace, blob.key, blob.type, len(blob.data)), blob.data)
     if commit.hide or commit.drops or commit.patch or commit.erase:
-        erase = commit.erase and commit.erase.what
-        content.update(msgspec.json.encode((commit.hide, commit.drops, commit.patch, erase)))
-    return content.digest()
+        parts.append(msgspec.json.encode((commit.hide, commit.drops, commit.patch, commit.erase and commit.erase.what)))
+    return blake2b(b"\0".join(parts), digest_size=8).digest()
 
 
 def repeated(key: Key, commit: Commit, seen: bytes) -> None:

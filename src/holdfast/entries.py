@@ -25,7 +25,7 @@ NOTE = "note"
 KINDS = (MESSAGE, RUN, REQUIREMENT, DECISION, STEP, STATE, SUMMARY, HANDOFF, NOTE)
 
 
-class NewEntry(msgspec.Struct, frozen=True):
+class NewEntry(msgspec.Struct, frozen=True, gc=False):
     """What a commit adds: the backend gives it its `seq` and `version`."""
 
     id: str
@@ -36,7 +36,7 @@ class NewEntry(msgspec.Struct, frozen=True):
     time: int = 0
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A stored record. `version` is the session version of the commit that wrote it, `time` unix microseconds, `body` JSON bytes."""
 
     seq: int

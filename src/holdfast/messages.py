@@ -22,13 +22,13 @@ class _Part(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
     pass
 
 
-class Text(_Part, frozen=True, tag="text"):
+class Text(_Part, frozen=True, gc=False, tag="text"):
     """What was said."""
 
     content: str
 
 
-class Reasoning(_Part, frozen=True, tag="reasoning"):
+class Reasoning(_Part, frozen=True, gc=False, tag="reasoning"):
     """What the model thought, as far as the provider shows it."""
 
     content: str
@@ -49,7 +49,7 @@ class ToolResult(_Part, frozen=True, tag="tool_call_response"):
     id: str | None = None
 
 
-class Blob(_Part, frozen=True, tag="blob"):
+class Blob(_Part, frozen=True, gc=False, tag="blob"):
     """Inline media, base64."""
 
     modality: str
@@ -57,7 +57,7 @@ class Blob(_Part, frozen=True, tag="blob"):
     mime_type: str | None = None
 
 
-class Uri(_Part, frozen=True, tag="uri"):
+class Uri(_Part, frozen=True, gc=False, tag="uri"):
     """Media by address."""
 
     modality: str
@@ -65,7 +65,7 @@ class Uri(_Part, frozen=True, tag="uri"):
     mime_type: str | None = None
 
 
-class File(_Part, frozen=True, tag="file"):
+class File(_Part, frozen=True, gc=False, tag="file"):
     """Media by the provider's file id."""
 
     modality: str
@@ -73,7 +73,7 @@ class File(_Part, frozen=True, tag="file"):
     mime_type: str | None = None
 
 
-class Compaction(_Part, frozen=True, tag="compaction"):
+class Compaction(_Part, frozen=True, gc=False, tag="compaction"):
     """Where a provider or a summary stands for what came before."""
 
     id: str | None = None

@@ -43,7 +43,11 @@ class Cells:
         """The value under `key`, or `KeyError`. A container stays the caller's: changes inside it count at the next commit."""
         if key in self._live:
             return self._live[key].value
-        data = self._staged[key] if key in self._staged else self._stored(key)
+        if key in self._staged:
+            data = self._staged[key]
+        else:
+            row = self.rows.get(key)
+            data = row and row.value
         if data is None:
             raise KeyError(key)
         value = decode(data)
@@ -143,6 +147,9 @@ def encode_value(key: str, value: Any) -> bytes:
 
 
 def check_key(key: object) -> str:
+    """`key` itself when it can name a state value; `InvalidId` otherwise."""
+    if type(key) is str and 0 < len(key) <= MAX_KEY_BYTES // 4 and key.isprintable():
+        return key
     if not isinstance(key, str):
         raise InvalidId(f"a state key must be a string, not {type(key).__name__} {key!r:.80}")
     if not key or not key.isprintable() or len(key) * 4 > MAX_KEY_BYTES < len(key.encode()):

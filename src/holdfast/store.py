@@ -74,6 +74,14 @@ class Store:
         return self._link.tenant
 
     @property
+    def as_admin(self) -> bool:
+        return self._link.as_admin
+
+    @property
+    def ttl(self) -> float | None:
+        return self._link.ttl
+
+    @property
     def cache_stats(self) -> CacheStats:
         """Counters of the cache; all zero when there is none."""
         return (

@@ -167,6 +167,18 @@ class Store:
         return self.aio.tenant
 
     @property
+    def as_admin(self) -> bool:
+        return self.aio.as_admin
+
+    @property
+    def ttl(self) -> float | None:
+        return self.aio.ttl
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine over `aio` returns; for adapters that must block."""
+        return self._bridge.call(coroutine)
+
+    @property
     def cache_stats(self) -> CacheStats:
         return self.aio.cache_stats
 
