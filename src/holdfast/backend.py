@@ -470,11 +470,11 @@ def digest(commit: Commit) -> bytes:
     """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
     parts: list[bytes] = []
     for entry in commit.entries:
-        parts += (b"e%a%a%d" % (entry.kind, entry.run_id, len(entry.body)), entry.body)
+        parts += (b"entry", entry.kind.encode(), (entry.run_id or "").encode(), entry.body)
     for put in commit.puts:
-        parts += (b"p%a" % put.key, b"-" if put.value is None else b"+" + put.value)
+        parts += (b"put", put.key.encode(), b"" if put.value is None else put.value)
     for blob in commit.blobs:
-        parts += (b"b%a%a%a%d" % (blob.namespace, blob.key, blob.type, len(blob.data)), blob.data)
+        parts += (b"blob", blob.namespace.encode(), blob.key.encode(), blob.type.encode(), blob.data)
     if commit.hide or commit.drops or commit.patch or commit.erase:
         parts.append(msgspec.json.encode((commit.hide, commit.drops, commit.patch, commit.erase and commit.erase.what)))
     return blake2b(b"\0".join(parts), digest_size=8).digest()
