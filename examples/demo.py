@@ -102,6 +102,7 @@ class App:
 
     def __init__(self, store: str, base_url: str, model: str | None) -> None:
         env = {**os.environ, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "local", "OPENAI_AGENTS_DISABLE_TRACING": "1"}
+        env |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         if model is not None:
             env["OPENAI_DEFAULT_MODEL"] = model
         pipe = subprocess.PIPE
