@@ -167,10 +167,22 @@ def encode_message(message: Message) -> bytes:
         raise InvalidValue(f"expected a Message, got {type(message).__name__}: use user(...), assistant(...) or Message(role, parts)")
     try:
         if any(type(part) is Other for part in message.parts):
-            return _encoder.encode(_loose(message))
-        return _encoder.encode(_Body(FORM, message.role, message.parts, message.name, message.native))  # type: ignore[arg-type]
+            body = _encoder.encode(_loose(message))
+            msgspec.json.decode(body, type=_LooseBody)
+        else:
+            body = _encoder.encode(_Body(FORM, message.role, message.parts, message.name, message.native))  # type: ignore[arg-type]
+            if not _is_plain(message):
+                _decoder.decode(body)  # what can't be read must not be written
     except (TypeError, ValueError, UnicodeEncodeError) as error:
-        raise InvalidValue(f"a {message.role} message holds something JSON can't carry: {error}") from error
+        raise InvalidValue(f"a {message.role} message holds something that can't be stored: {error}") from error
+    return body
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether this is text by all its types, as nearly every message is: nothing to check."""
+    if type(message.role) is not str or message.name is not None or message.native is not None:
+        return False
+    return all(type(part) is Text and type(part.content) is str for part in message.parts)
 
 
 def decode_message(body: bytes, id: str | None = None, run_id: str | None = None) -> Message:

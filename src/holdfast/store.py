@@ -9,9 +9,10 @@ from typing import Any, Self
 import msgspec
 
 from . import transfer
-from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot, may_use
+from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot
 from .errors import InvalidURL, InvalidValue, SessionGone, SessionNotFound
 from .ids import check_id, check_session_id, new_id, new_incarnation, now
+from .rules import may_use
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .session import Session
 from .wrappers.cache import CachedBackend
@@ -253,6 +254,8 @@ def backend_for(url: str) -> Backend:
     """The backend a URL names, not yet connected."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise InvalidURL(f"a store URL is a string such as 'sqlite:///chat.db', not {type(url).__name__}")
+    if not url.isprintable():
+        raise InvalidURL(f"store URL {_shown(url)!r} holds a character that can't be printed")
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _SCHEMES.get(scheme)
     if make is None:
@@ -275,8 +278,15 @@ def _sqlite(url: str) -> Backend:
 
     from .backends.sqlite import SQLiteBackend
 
-    parts = urlsplit(url)
+    if "#" in url:
+        raise InvalidURL(f"store URL {_shown(url)!r}: write %23 for a # in a file's name")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half an IPv6 address
+        parts = urlsplit("sqlite://host")
     path = unquote(parts.path[1:])
+    if not path.isprintable():
+        raise InvalidURL(f"store URL {_shown(url)!r}: the file's name holds a character that can't be printed")
     if parts.netloc or not path:
         raise InvalidURL(f"store URL {_shown(url)!r}: write sqlite:///relative.db or sqlite:////absolute.db (three or four slashes)")
     if path == ":memory:":
@@ -296,6 +306,8 @@ def _options(url: str, given: list[tuple[str, str]], known: dict[str, Callable[[
     for name, text in given:
         if name not in known:
             raise InvalidURL(f"store URL {_shown(url)!r}: unknown option {name!r}; there are {', '.join(sorted(known))}")
+        if name in options:
+            raise InvalidURL(f"store URL {_shown(url)!r}: option {name} is given twice")
         try:
             options[name] = known[name](text)
         except ValueError as error:
@@ -320,10 +332,14 @@ def _seconds(text: str) -> float:
 
 
 def _shown(url: str) -> str:
-    """The URL without a password, for error messages."""
-    scheme, split, rest = url.partition("://")
+    """The URL for error messages: without what may be a password, and without the values of options."""
+    scheme, split, rest = url.partition("://") if "://" in url else ("", "", url)
     login, at, place = rest.rpartition("@")
-    return f"{scheme}{split}{login.partition(':')[0]}:***@{place}" if at and ":" in login else url[:200]
+    if at and ":" in login:
+        rest = f"{login.partition(':')[0]}:***@{place}"
+    place, mark, query = rest.partition("?")
+    names = [option.partition("=")[0] for option in query.split("&")]
+    return f"{scheme}{split}{place}{mark}{'&'.join(names)}"[:200]
 
 
 def _checked_cursor(cursor: str | None) -> str | None:

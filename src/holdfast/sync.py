@@ -464,6 +464,14 @@ class Run:
         return self.aio.id
 
     @property
+    def agent(self) -> str | None:
+        return self.aio.agent
+
+    @property
+    def attempt(self) -> int:
+        return self.aio.attempt
+
+    @property
     def fence(self) -> int:
         return self.aio.fence
 
