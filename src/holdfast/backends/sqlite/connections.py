@@ -102,11 +102,13 @@ class Readers:
         self._idle: deque[Connection] = deque()
         self._made = 0
         self._making = threading.Lock()  # held while the store lets go of every connection
+        self._halted = False
+        self._counting = threading.Lock()
 
     def take(self, patience: Patience | None = None) -> Connection:
         """An idle connection, or a new one: even making one reads the file, and waits as `patience` says."""
         try:
-            return self._idle.pop()
+            return self._make(patience) if self._halted else self._idle.pop()
         except IndexError:
             return self._make(patience)
 
@@ -115,12 +117,12 @@ class Readers:
             self._idle.append(connection)
         else:
             connection.close()
-            with self._making:
-                self._made -= 1
+            self._count(-1)
 
     def halt(self, seconds: float = math.inf) -> None:
         """Close every connection, waiting (at most `seconds`) for the reads under way, and let no new one be made until `resume`."""
         self._making.acquire()
+        self._halted = True  # idle ones are ours to close: readers in a hurry must not pass them on among themselves
         deadline = time.monotonic() + seconds
         while self._made and time.monotonic() < deadline:
             try:
@@ -128,16 +130,26 @@ class Readers:
             except IndexError:
                 time.sleep(0.0005)
             else:
-                self._made -= 1
+                self._count(-1)
+        with self._counting:
+            pass  # whoever counted last has let go: a fork must not copy the lock locked
 
     def resume(self) -> None:
+        self._halted = False
         self._making.release()
 
     def _make(self, patience: Patience | None) -> Connection:
         with self._making:
-            connection = connect(self._path, patience=patience, synchronous=self._synchronous, vfs=self._vfs, writable=False)
-            self._made += 1
-            return connection
+            self._count(1)
+        try:
+            return connect(self._path, patience=patience, synchronous=self._synchronous, vfs=self._vfs, writable=False)
+        except BaseException:
+            self._count(-1)
+            raise
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._made += change
 
 
 class Cursor(Protocol):
