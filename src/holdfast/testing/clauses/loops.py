@@ -136,6 +136,45 @@ def _fork(open: Opener, key: Key, pipe: Pipe) -> None:
     pipe.send(codes)
 
 
+@clause(needs=("multi_process", "in_place"))
+async def a_fork_finds_its_moment_among_readers(open: Opener) -> None:
+    """A process whose threads read without a pause can still fork, again and again, and they read on."""
+    async with opened(open) as backend:
+        key = fresh()
+        await created(backend, key, entries=notes(*["x" * 200] * 300))
+        with Child(_fork_among_readers, open, key) as child:
+            async with asyncio.timeout(30):
+                assert await child.said() == "done"
+
+
+def _fork_among_readers(open: Opener, key: Key, pipe: Pipe) -> None:
+    backend, stop = open(), threading.Event()
+    counted = [0] * 16
+
+    def read_on(place: int) -> None:
+        while not stop.is_set():
+            counted[place] += len(_drive(bodies(backend, key)))
+
+    threads = [threading.Thread(target=read_on, args=(place,), daemon=True) for place in range(len(counted))]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        _until_more(counted)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    pipe.send("done")
+
+
+def _until_more(counted: list[int]) -> None:
+    before = sum(counted)
+    while sum(counted) == before:
+        os.sched_yield()
+
+
 async def _head(backend: Backend, key: Key) -> Head:
     return (await read(backend, key, ReadPlan())).head
 
