@@ -1,0 +1,43 @@
+"""A bounded memory of what was used last."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """The values used last, as many as `room` holds; safe in any thread."""
+
+    def __init__(self, room: int, size: Callable[[T], int] = lambda _: 1) -> None:
+        self._values: OrderedDict[Hashable, T] = OrderedDict()
+        self._lock = threading.Lock()
+        self._room = room
+        self._size = size
+
+    def get(self, key: Hashable) -> T | None:
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
+
+    def put(self, key: Hashable, value: T) -> None:
+        with self._lock:
+            self._drop(key)
+            self._values[key] = value
+            self._room -= self._size(value)
+            while self._room < 0 and len(self._values) > 1:
+                self._room += self._size(self._values.popitem(last=False)[1])
+
+    def drop(self, key: Hashable) -> None:
+        with self._lock:
+            self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        if (old := self._values.pop(key, None)) is not None:
+            self._room += self._size(old)

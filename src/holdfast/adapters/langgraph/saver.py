@@ -1,0 +1,309 @@
+"""The checkpointer: LangGraph's calls, turned into reads and commits of a thread."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    get_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from ... import Store, sync
+from ...entries import NewEntry
+from ...errors import InvalidId, InvalidValue
+from ...ids import check_session_id
+from .chunks import Chunks, Inline, Ref, refer, resolve
+from .records import FORM, Found, Place, Record, Write
+from .threads import Draft, Threads
+from .transcript import entry_of
+
+UserId: TypeAlias = str | Callable[[RunnableConfig], str | None] | None
+T = TypeVar("T")
+_BATCH = 32
+
+
+class HoldfastSaver(BaseCheckpointSaver[Any]):
+    """A LangGraph checkpointer in a Holdfast store; a `thread_id` is a session id.
+
+    `store`: a `Store`, or a URL; one store per URL serves the whole process. `serde`: LangGraph's serializer by default. `user_id`: whose
+    threads these are, or a function of a call's config that says so (a call without a config then names nobody); to anybody else a thread
+    doesn't exist. `transcript`: the channel whose messages the session shows; None for none.
+    """
+
+    def __init__(
+        self,
+        store: Store | str,
+        *,
+        serde: SerializerProtocol | None = None,
+        user_id: UserId = None,
+        transcript: str | None = "messages",
+    ) -> None:
+        super().__init__(serde=serde)
+        self.store = _shared(store) if isinstance(store, str) else store
+        self._threads = Threads(self.store, transcript)
+        self._blocking = sync.Store(self.store)
+        self._user_id = user_id
+
+    # --- reading ---
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that `config` names, or the newest of its namespace; None where there is none for this user."""
+        found = await self._threads.find(_place(config), self._user(config))
+        return found and self._tuple(*found)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints of one thread, newest first, in one namespace or (where `config` names none) in all; of all threads without a config.
+
+        `filter`: metadata that must be equal, key by key. `before`: only checkpoints with a smaller id than this one's.
+        """
+        user = self._user(config or {})
+        left = limit
+        async for thread in _one(_thread(config)) if config else self._threads.marked(user):
+            places = _listed(await self._threads.places(thread, _named(config, "checkpoint_ns"), user), config, before)
+            while places and (left is None or left > 0):
+                size = _BATCH if left is None or filter else min(left, _BATCH)
+                batch, places = places[:size], places[size:]
+                for found in await self._threads.several(batch, user):
+                    it = self._tuple(*found)
+                    if (left is None or left > 0) and _matches(it.metadata, filter):
+                        left = None if left is None else left - 1
+                        yield it
+
+    # --- writing ---
+
+    async def aput(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+    ) -> RunnableConfig:
+        """Store a checkpoint, with the values that changed since its parent (the checkpoint `config` names), in one commit."""
+        parent = _place(config)
+        at = parent._replace(id=checkpoint["id"])
+
+        def draft(before: Record | None) -> Draft:
+            return self._draft(config, checkpoint, metadata, new_versions, before)
+
+        await self._threads.put(at, parent.id, self._user(config), draft, self._entry)
+        return _config(at)
+
+    async def aput_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
+        """Store a task's writes: ordinary ones once, those to the special channels in place of what is there."""
+        chunks: Chunks = {}
+        stored = [
+            Write(task_id, WRITES_IDX_MAP.get(channel, n), channel, task_path, refer(value, self.serde, chunks))
+            for n, (channel, value) in enumerate(writes)
+        ]
+        await self._threads.put_writes(_place(config), self._user(config), stored, chunks)
+
+    # --- removing ---
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete the session with everything it holds; a thread that isn't there is no error."""
+        await self._threads.delete(check_session_id(thread_id), self._user({}))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of these runs (`run_id` in their metadata) in every thread, and what only they refer to."""
+        runs = set(run_ids)
+
+        def doomed(records: dict[Place, Record]) -> set[Place]:
+            return {at for at, record in records.items() if self._metadata(record).get("run_id") in runs}
+
+        user = self._user({})
+        async for thread in self._threads.marked(user):
+            await self._threads.remove(thread, user, doomed, self._entry)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Fork the session, everything it holds. `SessionNotFound` without a source, `SessionExists` where the target is taken."""
+        await self._threads.copy(check_session_id(source_thread_id), check_session_id(target_thread_id), self._user({}))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """`keep_latest`: keep the newest checkpoint of each namespace, and those before it that its `DeltaChannel`s are made of.
+
+        `delete`: as `delete_thread`.
+        """
+        if strategy not in ("keep_latest", "delete"):
+            raise InvalidValue(f"strategy {strategy!r}: there are 'keep_latest' and 'delete'")
+        for thread in thread_ids:
+            if strategy == "delete":
+                await self.adelete_thread(thread)
+            else:
+                await self._threads.remove(check_session_id(thread), self._user({}), self._superseded, self._entry)
+
+    def _superseded(self, records: dict[Place, Record]) -> set[Place]:
+        kept: set[Place] = set()
+        for ns in {at.ns for at in records}:
+            kept |= self._needed(max(at for at in records if at.ns == ns), records)
+        return records.keys() - kept
+
+    def _needed(self, newest: Place, records: dict[Place, Record]) -> set[Place]:
+        """The checkpoint itself and, for each channel that is the sum of writes since its last snapshot, those back to the snapshot."""
+        kept = {newest}
+        record = records[newest]
+        open = {*self._metadata(record).get("counters_since_delta_snapshot", ())} - record.values.keys()
+        while open and record.parent and (at := newest._replace(id=record.parent)) in records and at not in kept:
+            kept.add(at)
+            record = records[at]
+            open -= record.values.keys()
+        return kept
+
+    # --- the same, blocking ---
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """`aget_tuple`, blocking."""
+        return self._wait(self.aget_tuple(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """`alist`, blocking."""
+        found = self.alist(config, filter=filter, before=before, limit=limit)
+        while (it := self._wait(_next(found))) is not None:
+            yield it
+
+    def put(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+    ) -> RunnableConfig:
+        """`aput`, blocking."""
+        return self._wait(self.aput(config, checkpoint, metadata, new_versions))
+
+    def put_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
+        """`aput_writes`, blocking."""
+        self._wait(self.aput_writes(config, writes, task_id, task_path))
+
+    def delete_thread(self, thread_id: str) -> None:
+        """`adelete_thread`, blocking."""
+        self._wait(self.adelete_thread(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """`adelete_for_runs`, blocking."""
+        self._wait(self.adelete_for_runs(run_ids))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """`acopy_thread`, blocking."""
+        self._wait(self.acopy_thread(source_thread_id, target_thread_id))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """`aprune`, blocking."""
+        self._wait(self.aprune(thread_ids, strategy=strategy))
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._blocking.call(coroutine)
+
+    # --- between LangGraph's values and ours ---
+
+    def _user(self, config: RunnableConfig) -> str | None:
+        return self._user_id(config) if callable(self._user_id) else self._user_id
+
+    def _draft(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+        before: Record | None,
+    ) -> Draft:
+        """A channel whose version is its parent's has its parent's value; every other one has what the checkpoint brings, or none."""
+        chunks: Chunks = {}
+        versions = checkpoint["channel_versions"]
+        inherited = self._inherited(before, versions, new_versions)
+        brought = {name: value for name, value in checkpoint["channel_values"].items() if name not in inherited}
+        channel = self._threads.channel
+        values = inherited | {name: refer(value, self.serde, chunks, split=name == channel) for name, value in brought.items()}
+        bare = {name: value for name, value in checkpoint.items() if name != "channel_values"}
+        record = Record(
+            FORM,
+            _place(config).id or None,
+            Inline(*self.serde.dumps_typed(bare)),
+            Inline(*self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))),
+            values,
+        )
+        return Draft(record, chunks)
+
+    def _inherited(self, before: Record | None, versions: ChannelVersions, new_versions: ChannelVersions) -> dict[str, Ref]:
+        if before is None:
+            return {}
+        old = self._load(before.checkpoint)["channel_versions"]
+        same = (name for name, version in versions.items() if name not in new_versions and old.get(name) == version)
+        return {name: before.values[name] for name in same if name in before.values}
+
+    def _entry(self, ref: Ref, chunks: Chunks) -> NewEntry:
+        return entry_of(resolve(ref, self.serde, chunks), ref)
+
+    def _load(self, typed: Inline) -> Any:
+        return self.serde.loads_typed((typed.type, typed.data))
+
+    def _metadata(self, record: Record) -> CheckpointMetadata:
+        return self._load(record.metadata)
+
+    def _tuple(self, found: Found, chunks: Chunks) -> CheckpointTuple:
+        at, record, writes = found
+        values = {name: resolve(ref, self.serde, chunks) for name, ref in record.values.items()}
+        return CheckpointTuple(
+            config=_config(at),
+            checkpoint=cast("Checkpoint", {**self._load(record.checkpoint), "channel_values": values}),
+            metadata=self._metadata(record),
+            parent_config=_config(at._replace(id=record.parent)) if record.parent else None,
+            pending_writes=[(write.task, write.channel, resolve(write.value, self.serde, chunks)) for write in writes],
+        )
+
+
+_stores: dict[str, Store] = {}
+
+
+def _shared(url: str) -> Store:
+    return _stores.get(url) or _stores.setdefault(url, Store.open(url))
+
+
+async def _one(thread: str) -> AsyncIterator[str]:
+    yield thread
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
+
+
+def _named(config: RunnableConfig | None, name: str) -> Any:
+    return (config or {}).get("configurable", {}).get(name)
+
+
+def _thread(config: RunnableConfig) -> str:
+    thread = _named(config, "thread_id")
+    if thread is None:
+        raise InvalidId("the config names no thread: pass config={'configurable': {'thread_id': ...}}")
+    return check_session_id(thread if isinstance(thread, str) else str(thread))
+
+
+def _place(config: RunnableConfig) -> Place:
+    return Place(_thread(config), _named(config, "checkpoint_ns") or "", _named(config, "checkpoint_id") or "")
+
+
+def _config(at: Place) -> RunnableConfig:
+    return {"configurable": {"thread_id": at.thread, "checkpoint_ns": at.ns, "checkpoint_id": at.id}}
+
+
+def _listed(places: Sequence[Place], config: RunnableConfig | None, before: RunnableConfig | None) -> Sequence[Place]:
+    id, bound = _named(config, "checkpoint_id"), _named(before, "checkpoint_id")
+    return [at for at in places if (not id or at.id == id) and (not bound or at.id < bound)]
+
+
+def _matches(metadata: CheckpointMetadata, filter: dict[str, Any] | None) -> bool:
+    return all(cast("dict[str, Any]", metadata).get(key) == value for key, value in (filter or {}).items())
