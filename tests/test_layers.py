@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 VALUES = {"ids", "errors", "values", "messages", "entries"}  # layer 0: values and pure functions
-CONTRACT = VALUES | {"backend"}  # layer 1
+CONTRACT = ["backend", "rules", "ledger"]  # layer 1: each imports layer 0 and those before it
+LOWER = VALUES | set(CONTRACT)
 DRIVERS = {"backends", "wrappers"}  # layer 2: one database each; decorators of any backend
 ENGINE = ["state", "runs", "info", "transfer", "running", "session", "store", "sync"]  # layer 2: each imports only those before it
 OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
-PUBLIC = CONTRACT | {"holdfast", "sync"}
+PUBLIC = LOWER | {"holdfast", "sync"}
 
 MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is the package's own __init__
-    "holdfast": CONTRACT | set(ENGINE),
+    "holdfast": LOWER | set(ENGINE),
     **dict.fromkeys(VALUES, VALUES),
-    "backend": VALUES,
-    **dict.fromkeys(DRIVERS, CONTRACT),
-    **{name: CONTRACT | set(ENGINE[:i]) for i, name in enumerate(ENGINE)},
+    **{name: VALUES | set(CONTRACT[:i]) for i, name in enumerate(CONTRACT)},
+    **dict.fromkeys(DRIVERS, LOWER),
+    **{name: LOWER | set(ENGINE[:i]) for i, name in enumerate(ENGINE)},
     **dict.fromkeys(OUTSIDE, PUBLIC),
 }
 MAY_IMPORT["store"] |= DRIVERS  # the one edge out of order: a store finds its backend by the URL's scheme and wraps it
@@ -30,6 +31,8 @@ THIRD_PARTY = {  # dependency -> the one place that may import it
     "agents": "holdfast.adapters.openai_agents",
     "anyio": "holdfast",
     "apsw": "holdfast.backends.sqlite",
+    "langchain_core": "holdfast.adapters.langgraph",
+    "langgraph": "holdfast.adapters.langgraph",
     "msgspec": "holdfast",
     "openai": "holdfast.adapters.openai_agents",
     "pytest": "holdfast.testing",

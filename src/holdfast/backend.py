@@ -1,25 +1,18 @@
-"""The contract of a backend: six values that go in and out, one Protocol, and the rules of a commit as a pure function.
+"""The contract of a backend: the values that go in and out, and one Protocol.
 
 A backend keeps sessions by `Key`. It reads by a `ReadPlan` (one plan is one request) and writes by a `Commit` (all or nothing, one
-request). It knows neither agents nor messages nor scopes. `judge` decides every commit, so that backends only store.
+request). It knows neither agents nor messages nor scopes. What a commit does is decided in `rules`, so that backends only store.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable
-from hashlib import blake2b
-from operator import attrgetter
+from collections.abc import AsyncIterator
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from .entries import Entry, NewEntry
-from .errors import CommitReused, Conflict, Fenced, SessionBusy, SessionExists, SessionGone, SessionNotFound, TooLarge
-
-COMMITS_KEPT = 1024
-"""A commit id is recognised at least this many commits later."""
 
 
 class Key(NamedTuple):
@@ -168,23 +161,6 @@ class StateRow(msgspec.Struct, frozen=True, gc=False):
 
     value: bytes | None
     version: int
-
-
-def select(entries: list[Entry], window: Window) -> list[Entry]:
-    """The window's answer from `entries`, which are in order and hold what the window may see."""
-    low = bisect_right(entries, window.after, key=_seq)
-    high = len(entries) if window.before is None else bisect_left(entries, window.before, key=_seq)
-    kinds, run_id, limit = window.kinds, window.run_id, window.limit
-    found: list[Entry] = []
-    for entry in entries[low:high][:: -1 if window.newest else 1]:
-        if len(found) == limit:
-            break
-        if (not kinds or entry.kind in kinds) and (run_id is None or entry.run_id == run_id):
-            found.append(entry)
-    return found[::-1] if window.newest else found
-
-
-_seq = attrgetter("seq")
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -362,7 +338,7 @@ class Backend(Protocol):
         ...
 
     async def commit(self, key: Key, commit: Commit) -> Outcome:
-        """Apply `commit` whole and durably, or raise and change nothing: see `judge` for the rules and their errors."""
+        """Apply `commit` whole and durably, or raise and change nothing: see `rules.judge` for the reasons."""
         ...
 
     async def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:
@@ -401,189 +377,3 @@ class Maintenance(Protocol):
     async def check(self) -> list[str]:
         """Everything wrong with what is stored, in words; an empty list is a sound store."""
         ...
-
-
-def matches(filter: Filter, head: Head) -> bool:
-    """Whether `head` meets every condition of `filter` but the tenant."""
-    return (
-        (filter.user_id is None or head.user_id == filter.user_id)
-        and (filter.waiting is None or head.waiting == filter.waiting)
-        and (filter.kind is None or head.kind == filter.kind)
-        and (filter.parent is None or head.parent == filter.parent)
-        and (filter.name is None or filter.name.casefold() in (head.name or "").casefold())
-        and (filter.updated_after is None or head.updated > filter.updated_after)
-        and (filter.updated_before is None or head.updated < filter.updated_before)
-        and _has(head.metadata, filter.metadata)
-    )
-
-
-def _has(metadata: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    return all(key in metadata and metadata[key] == value for key, value in wanted.items())
-
-
-# --- the rules of a commit -------------------------------------------------------------------------------------------
-
-
-def alive(head: Head | None, now: int) -> Head | None:
-    """`head` unless it has expired."""
-    return None if head is None or (head.expires is not None and head.expires <= now) else head
-
-
-def judge(key: Key, head: Head | None, commit: Commit, key_version: Callable[[str], int]) -> Head | None:
-    """The head after `commit`, or None when it erases the session. Raises, before anything is written:
-
-    `SessionNotFound` (not there, or not this caller's), `SessionExists`, `SessionGone`, `Fenced`, `SessionBusy`, `Conflict`.
-    `head` is the living head, `key_version(key)` the version of a state key's last change (0: never).
-    A repeated commit must have been answered before this is asked.
-    """
-    if head is None:
-        head = _created(key, commit)
-    elif commit.create is not None and commit.create.exclusive:
-        raise SessionExists(f"{key} exists already")
-    _check(key, head, commit, key_version)
-    if commit.erase is not None and commit.erase.what == "session":
-        return None
-    return _next_head(key, head, commit)
-
-
-def may_use(head: Head, user_id: str | None, check_owner: bool) -> bool:
-    """Whether this caller may see the session: its owner, anyone while it has none, an admin always."""
-    return not check_owner or head.user_id is None or head.user_id == user_id
-
-
-def changes(commit: Commit) -> bool:
-    """Whether `commit` moves the version: claims, heartbeats and mere contact don't."""
-    return bool(
-        commit.entries
-        or commit.hide
-        or commit.puts
-        or commit.blobs
-        or commit.drops
-        or commit.patch
-        or commit.erase
-        or commit.counts
-        or commit.create
-    )
-
-
-def digest(commit: Commit) -> bytes:
-    """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
-    parts: list[bytes] = []
-    for entry in commit.entries:
-        parts += (b"entry", entry.kind.encode(), (entry.run_id or "").encode(), entry.body)
-    for put in commit.puts:
-        parts += (b"put", put.key.encode(), b"" if put.value is None else put.value)
-    for blob in commit.blobs:
-        parts += (b"blob", blob.namespace.encode(), blob.key.encode(), blob.type.encode(), blob.data)
-    if commit.hide or commit.drops or commit.patch or commit.erase:
-        parts.append(msgspec.json.encode((commit.hide, commit.drops, commit.patch, commit.erase and commit.erase.what)))
-    return blake2b(b"\0".join(parts), digest_size=8).digest()
-
-
-def repeated(key: Key, commit: Commit, seen: bytes) -> None:
-    """`CommitReused` unless the digest stored under this commit's id is this commit's own."""
-    if seen != digest(commit):
-        raise CommitReused(f"{key}: commit id {commit.id!r} was used before with other content; a repetition must be the same commit")
-
-
-def check_sizes(commit: Commit, limit: int) -> None:
-    """`TooLarge` for a body, value or blob of more than `limit` bytes."""
-    for entry in commit.entries:
-        _check_size(f"{entry.kind} entry {entry.id}", len(entry.body), limit)
-    for put in commit.puts:
-        _check_size(f"state key {put.key!r}", len(put.value or b""), limit)
-    for blob in commit.blobs:
-        _check_size(f"blob {blob.namespace}/{blob.key}", len(blob.data), limit)
-
-
-def _check_size(what: str, size: int, limit: int) -> None:
-    if size > limit:
-        raise TooLarge(f"{what} has {size:,} bytes: this store takes at most {limit:,}; keep large data elsewhere and store a reference")
-
-
-def _created(key: Key, commit: Commit) -> Head:
-    if commit.incarnation is not None:
-        raise SessionGone(f"{key} is gone: it was deleted or expired since you last saw it")
-    if commit.create is None:
-        raise SessionNotFound(f"there is no {key}")
-    return Head(commit.create.incarnation, user_id=commit.user_id, created=commit.create.created or commit.time)
-
-
-def _check(key: Key, head: Head, commit: Commit, key_version: Callable[[str], int]) -> None:
-    if not may_use(head, commit.user_id, commit.check_owner):
-        raise SessionNotFound(f"there is no {key}")
-    if commit.incarnation is not None and commit.incarnation != head.incarnation:
-        raise SessionGone(f"{key} was cleared, or deleted and made anew, since you last saw it")
-    if commit.fence is not None and (commit.fence != head.fence or head.claim is None):
-        raise Fenced(f"{key}: the claim with fence {commit.fence} has ended, the newest is {head.fence}")
-    if commit.claim is not None and commit.claim.act == "take":
-        _check_take(key, head, commit.claim)
-    if commit.expect is not None and commit.expect != head.version:
-        raise Conflict(commit.expect, head.version)
-    for put in commit.puts:
-        if put.if_version is not None and (found := key_version(put.key)) != put.if_version:
-            raise Conflict(put.if_version, found, key=put.key)
-
-
-def _check_take(key: Key, head: Head, take: ClaimAct) -> None:
-    held = head.claim
-    if held is not None and take.seen != (head.fence, held.beat):
-        raise SessionBusy(f"{key} is held by another run ({held.holder})", fence=head.fence, beat=held.beat, lease=held.lease)
-
-
-def _next_head(key: Key, head: Head, commit: Commit) -> Head:
-    if commit.erase is not None:
-        head = _cleared(head, commit)
-    changed: dict[str, Any] = {} if commit.patch is None else _patched(head, commit.patch)
-    if head.user_id is None and commit.user_id is not None:
-        changed["user_id"] = commit.user_id
-    if commit.claim is not None:
-        changed.update(_claimed(head, commit.claim))
-    if changes(commit):
-        changed["version"] = head.version + 1
-        changed["updated"] = commit.time
-        changed["seq"] = head.seq + len(commit.entries)
-    if commit.hide:
-        changed["hides"] = head.hides + 1
-    if commit.counts is not None:
-        changed["counts"] = head.counts + commit.counts
-    _extend(head, changed, commit)
-    return msgspec.structs.replace(head, **changed) if changed else head
-
-
-def _cleared(head: Head, commit: Commit) -> Head:
-    """A new life under the same id. The run that clears its own session goes on in it; anybody else's claim ends."""
-    assert commit.erase is not None
-    claim = None if commit.fence is None else head.claim
-    fresh = Head(commit.erase.incarnation)
-    names = ("incarnation", "name", "seq", "hides", "floor", "counts", "waiting", "service_ids")
-    return msgspec.structs.replace(head, claim=claim, **{name: getattr(fresh, name) for name in names})
-
-
-def _claimed(head: Head, act: ClaimAct) -> dict[str, Any]:
-    if act.act == "take":
-        return {"fence": head.fence + 1, "claim": Claim(act.holder, 0, act.lease)}
-    if act.act == "release" or head.claim is None:
-        return {"claim": None}
-    return {"claim": Claim(head.claim.holder, head.claim.beat + 1, head.claim.lease)}
-
-
-def _patched(head: Head, patch: HeadPatch) -> dict[str, Any]:
-    changed = {field: value for field in patch.__struct_fields__ if (value := getattr(patch, field)) is not UNSET}
-    for field in ("metadata", "service_ids"):
-        if field in changed:
-            merged: dict[str, Any] = getattr(head, field) | changed[field]
-            changed[field] = {key: value for key, value in merged.items() if value is not None}
-    return changed
-
-
-def _extend(head: Head, changed: dict[str, Any], commit: Commit) -> None:
-    """Every commit puts off expiry; a claim holds it up for as long as somebody keeps beating."""
-    ttl = changed.get("ttl", head.ttl)
-    if ttl is None:
-        if head.expires is not None:
-            changed["expires"] = None
-        return
-    claim = changed.get("claim", head.claim)
-    seconds = ttl if claim is None else max(ttl, 2 * claim.lease)
-    changed["expires"] = commit.time + int(seconds * 1_000_000)

@@ -30,13 +30,13 @@ from .backend import (
     ReadPlan,
     Snapshot,
     Window,
-    may_use,
 )
 from .entries import Entry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, StoreError, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .messages import Message, decode_message
+from .rules import may_use
 from .running import Run, counts_of, message_entry
 from .runs import LEASE, WAIT, RunInfo
 from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache, encode_value

@@ -12,8 +12,8 @@ from . import transfer
 from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot
 from .errors import InvalidURL, InvalidValue, SessionGone, SessionNotFound
 from .ids import check_id, check_session_id, new_id, new_incarnation, now
-from .rules import may_use
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
+from .rules import may_use
 from .session import Session
 from .wrappers.cache import CachedBackend
 

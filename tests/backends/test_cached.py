@@ -17,6 +17,8 @@ def cached_sqlite(path: str) -> Backend:
 
 
 class TestCachedMemory(BackendSuite):
+    capabilities = MemoryBackend.capabilities
+
     @pytest.fixture
     def opener(self) -> Opener:
         backend = MemoryBackend()

@@ -7,6 +7,8 @@ from holdfast.testing import BackendSuite, Opener
 
 
 class TestMemory(BackendSuite):
+    capabilities = MemoryBackend.capabilities
+
     @pytest.fixture
     def opener(self) -> Opener:
         backend = MemoryBackend()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import SkipTest
 
 import msgspec
@@ -79,10 +79,16 @@ async def _outcome(it: Clause, opener: Opener) -> Exception | None:
 
 
 class BackendSuite:
-    """Every clause as one pytest test. Subclass it as `Test...` and give the fixture `opener`, with a fresh database for each test."""
+    """Every clause as one pytest test. Subclass it as `Test...` and give the fixture `opener`, with a fresh database for each test.
+
+    With `capabilities` set to the backend's, clauses that need others are left out; without, they are skipped one by one.
+    """
+
+    capabilities: ClassVar[Capabilities | None] = None
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        metafunc.parametrize("name", list(CLAUSES))
+        mine = self.capabilities
+        metafunc.parametrize("name", [name for name, it in CLAUSES.items() if mine is None or not it.lacks(mine)])
 
     def test_clause(self, name: str, opener: Opener) -> Any:
         it = CLAUSES[name]

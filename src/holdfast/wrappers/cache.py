@@ -11,8 +11,9 @@ from collections import OrderedDict
 
 import msgspec
 
-from ..backend import Backend, Commit, Head, Key, Outcome, ReadPlan, Snapshot, StateRow, Window, select
+from ..backend import Backend, Commit, Head, Key, Outcome, ReadPlan, Snapshot, StateRow, Window
 from ..entries import Entry
+from ..rules import select
 from .base import Wrapper
 
 _TAIL_ENTRIES = 512

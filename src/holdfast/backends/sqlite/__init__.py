@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import apsw
 
-from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot, check_sizes
+from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
+from ...rules import check_sizes
 from . import log, schema
 from .connections import Connection, Patience, Readers, closed, forget, mapped, translate, watch_forks
 from .writer import Writer

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from ...backend import (
-    COMMITS_KEPT,
     Blob,
     BlobRange,
     Commit,
@@ -25,15 +24,11 @@ from ...backend import (
     Snapshot,
     StateRow,
     Window,
-    alive,
-    digest,
-    judge,
-    matches,
-    repeated,
 )
 from ...entries import Entry
 from ...errors import Corrupt, SessionGone, SessionNotFound
 from ...ids import now
+from ...rules import COMMITS_KEPT, alive, digest, judge, matches, repeated
 from .._sql import load, named
 from .connections import Connection
 
