@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from holdfast.backend import Capabilities
 from holdfast.testing import BackendSuite, Opener
 
 PAGE = Path(__file__).parent.parent / "docs" / "backends.md"
@@ -29,6 +30,8 @@ def example() -> Generator[ModuleType]:
 
 
 class TestExample(BackendSuite):
+    capabilities = Capabilities(durable=True, multi_process=True, in_place=True)
+
     @pytest.fixture
     def opener(self, example: ModuleType, tmp_path: Path) -> Opener:
         return partial(example.FileBackend, str(tmp_path / "store"))

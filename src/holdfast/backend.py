@@ -62,11 +62,21 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Who runs: `beat` grows with every heartbeat, `lease` is in seconds on the waiter's own monotonic clock."""
+    """Who runs: `beat` grows with every heartbeat, `lease` is in seconds on the waiter's own monotonic clock.
+
+    `taken` is the commit that took it. `seen` is when the holder last gave a sign of life, by its own clock in unix microseconds: for
+    showing (`seems_alive`), never for deciding.
+    """
 
     holder: str
     beat: int
     lease: float
+    taken: str = ""
+    seen: int = 0
+
+    def seems_alive(self, now: int) -> bool:
+        """Whether the holder has given a sign of life within two leases, as far as clocks can tell."""
+        return now - self.seen < 2_000_000 * self.lease
 
 
 class Origin(msgspec.Struct, frozen=True):

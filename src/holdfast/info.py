@@ -58,7 +58,7 @@ def info_of(session_id: str, head: Head) -> SessionInfo:
         expires_at=None if head.expires is None else _moment(head.expires),
         counts=head.counts,
         waiting=head.waiting,
-        running=head.claim is not None,
+        running=head.claim is not None and head.claim.seems_alive(now()),
         origin=head.origin,
         parent=head.parent,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from .backend import BlobDrop, BlobRange, Claim, ClaimAct, Commit, Filter, Head, HeadPatch, Key, Window
 from .entries import Entry
@@ -117,10 +118,10 @@ def _check(key: Key, head: Head, commit: Commit, key_version: Callable[[str], in
         raise SessionNotFound(f"there is no {key}")
     if commit.incarnation is not None and commit.incarnation != head.incarnation:
         raise SessionGone(f"{key} was cleared, or deleted and made anew, since you last saw it")
-    if commit.fence is not None and (commit.fence != head.fence or head.claim is None):
+    if commit.fence is not None and (commit.fence != head.fence or (head.claim is None and not _only_releases(commit))):
         raise Fenced(f"{key}: the claim with fence {commit.fence} has ended, the newest is {head.fence}")
     if commit.claim is not None and commit.claim.act == "take":
-        _check_take(key, head, commit.claim)
+        _check_take(key, head, commit.claim, commit.id)
     if commit.expect is not None and commit.expect != head.version:
         raise Conflict(commit.expect, head.version)
     for put in commit.puts:
@@ -128,9 +129,14 @@ def _check(key: Key, head: Head, commit: Commit, key_version: Callable[[str], in
             raise Conflict(put.if_version, found, key=put.key)
 
 
-def _check_take(key: Key, head: Head, take: ClaimAct) -> None:
+def _only_releases(commit: Commit) -> bool:
+    """A release of what is free already: the repetition of a release, and no harm."""
+    return commit.claim is not None and commit.claim.act == "release" and not changes(commit)
+
+
+def _check_take(key: Key, head: Head, take: ClaimAct, commit_id: str) -> None:
     held = head.claim
-    if held is not None and take.seen != (head.fence, held.beat):
+    if held is not None and held.taken != commit_id and take.seen != (head.fence, held.beat):
         raise SessionBusy(f"{key} is held by another run ({held.holder})", fence=head.fence, beat=held.beat, lease=held.lease)
 
 
@@ -141,7 +147,7 @@ def _next_head(key: Key, head: Head, commit: Commit) -> Head:
     if head.user_id is None and commit.user_id is not None:
         changed["user_id"] = commit.user_id
     if commit.claim is not None:
-        changed.update(_claimed(head, commit.claim))
+        changed.update(_claimed(head, commit, commit.claim))
     if changes(commit):
         changed["version"] = head.version + 1
         changed["updated"] = commit.time
@@ -151,7 +157,7 @@ def _next_head(key: Key, head: Head, commit: Commit) -> Head:
     if commit.counts is not None:
         changed["counts"] = head.counts + commit.counts
     _extend(head, changed, commit)
-    return msgspec.structs.replace(head, **changed) if changed else head
+    return replace(head, **changed) if changed else head
 
 
 def _cleared(head: Head, commit: Commit) -> Head:
@@ -160,15 +166,18 @@ def _cleared(head: Head, commit: Commit) -> Head:
     claim = None if commit.fence is None else head.claim
     fresh = Head(commit.erase.incarnation)
     names = ("incarnation", "name", "seq", "hides", "floor", "counts", "waiting", "service_ids")
-    return msgspec.structs.replace(head, claim=claim, **{name: getattr(fresh, name) for name in names})
+    return replace(head, claim=claim, **{name: getattr(fresh, name) for name in names})
 
 
-def _claimed(head: Head, act: ClaimAct) -> dict[str, Any]:
+def _claimed(head: Head, commit: Commit, act: ClaimAct) -> dict[str, Any]:
+    held = head.claim
     if act.act == "take":
-        return {"fence": head.fence + 1, "claim": Claim(act.holder, 0, act.lease)}
-    if act.act == "release" or head.claim is None:
+        if held is not None and held.taken == commit.id:
+            return {}
+        return {"fence": head.fence + 1, "claim": Claim(act.holder, 0, act.lease, commit.id, commit.time)}
+    if act.act == "release" or held is None:
         return {"claim": None}
-    return {"claim": Claim(head.claim.holder, head.claim.beat + 1, head.claim.lease)}
+    return {"claim": replace(held, beat=held.beat + 1, seen=commit.time)}
 
 
 def _patched(head: Head, patch: HeadPatch) -> dict[str, Any]:
@@ -189,7 +198,10 @@ def _extend(head: Head, changed: dict[str, Any], commit: Commit) -> None:
         return
     claim = changed.get("claim", head.claim)
     seconds = ttl if claim is None else max(ttl, 2 * claim.lease)
-    changed["expires"] = commit.time + int(seconds * 1_000_000)
+    expires = commit.time + int(seconds * 1_000_000)
+    if ttl == head.ttl and (claim is None) == (head.claim is None):
+        expires = max(expires, head.expires or 0)  # a writer whose clock is behind takes no time away
+    changed["expires"] = expires
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ beat) stand still for one lease.
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections.abc import Coroutine
@@ -18,6 +19,7 @@ import msgspec
 from .backend import Claim
 from .entries import Entry
 from .errors import Corrupt
+from .ids import now
 
 T = TypeVar("T")
 
@@ -98,7 +100,7 @@ def _event(entry: Entry) -> RunEvent:
 
 
 def _as_it_is(run: RunInfo, claim: Claim | None) -> RunInfo:
-    held = claim is not None and claim.holder == run.id
+    held = claim is not None and claim.holder == run.id and claim.seems_alive(now())
     return run if run.status != RUNNING or held else msgspec.structs.replace(run, status=INTERRUPTED)
 
 
@@ -109,7 +111,7 @@ class Patience:
         self._deadline = time.monotonic() + wait
         self._seen: tuple[int, int] | None = None
         self._since = 0.0
-        self._step = 0.005
+        self._step = 0.001
 
     def watch(self, fence: int, beat: int, lease: float) -> tuple[int, int] | None:
         """The (fence, beat) to take over from once it has stood still for `lease` seconds before our eyes; None while it may live."""
@@ -122,7 +124,8 @@ class Patience:
         return time.monotonic() >= self._deadline
 
     async def step(self) -> None:
-        await pause(min(self._step, max(self._deadline - time.monotonic(), 0.0)))
+        """Wait a moment: a random one, so that those who wait together do not come back together, and a longer one each time."""
+        await pause(min(random.uniform(0, self._step), max(self._deadline - time.monotonic(), 0.0)))
         self._step = min(self._step * 1.5, 0.25)
 
 

@@ -51,8 +51,7 @@ class SQLiteBackend:
     # --- life ---
 
     async def open(self) -> None:
-        if self._closed:
-            raise closed(self.path)
+        self._check_open()
         if not self._ready:
             with mapped(self.path):
                 await self._aside(lambda: schema.ensure(self.path, self._patience))
@@ -70,8 +69,13 @@ class SQLiteBackend:
             self._threads.shutdown(wait=False)
 
     async def migrate(self) -> tuple[int, int]:
+        self._check_open()
         with mapped(self.path):
             return await self._aside(lambda: schema.migrate(self.path, self._patience))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed(self.path)
 
     def before_fork(self) -> None:
         self.writer.before_fork()
@@ -84,7 +88,7 @@ class SQLiteBackend:
             self._threads = None
 
     def at_exit(self) -> None:
-        self._readers.halt(_LAST_READS_SECONDS)
+        self._readers.end(_LAST_READS_SECONDS)
         self.writer.close()
 
     # --- reading ---
@@ -124,6 +128,7 @@ class SQLiteBackend:
     # --- maintenance ---
 
     async def status(self) -> dict[str, Any]:
+        self._check_open()
         with mapped(self.path):
             return await self._aside(lambda: schema.status(self.path))
 

@@ -103,6 +103,7 @@ class Readers:
         self._made = 0
         self._making = threading.Lock()  # held while the store lets go of every connection
         self._halted = False
+        self._ended = False
         self._counting = threading.Lock()
 
     def take(self, patience: Patience | None = None) -> Connection:
@@ -138,8 +139,16 @@ class Readers:
         self._halted = False
         self._making.release()
 
+    def end(self, seconds: float) -> None:
+        """Let go for good: whoever still asks for a connection is told that the store was closed."""
+        self.halt(seconds)
+        self._ended = True
+        self._making.release()
+
     def _make(self, patience: Patience | None) -> Connection:
         with self._making:
+            if self._ended:
+                raise closed(self._path)
             self._count(1)
         try:
             return connect(self._path, patience=patience, synchronous=self._synchronous, vfs=self._vfs, writable=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ...backend import Backend, Claim, ClaimAct, Erase, Head, Key, ReadPlan
+from ...backend import Backend, ClaimAct, Erase, Head, Key, ReadPlan
 from ...errors import Conflict, Fenced, SessionBusy
 from ...ids import new_incarnation, now
 from ..suite import Opener, clause
@@ -21,6 +21,11 @@ def _over(head: Head, holder: str) -> ClaimAct:
     return ClaimAct("take", holder, seen=(head.fence, head.claim.beat))
 
 
+def _holds(head: Head) -> tuple[str, int, float]:
+    assert head.claim is not None
+    return head.claim.holder, head.claim.beat, head.claim.lease
+
+
 @clause()
 async def a_claim_is_in_the_head(open: Opener) -> None:
     """Who holds the session, its heartbeat and its lease are readable by everybody; releasing leaves no claim."""
@@ -28,9 +33,9 @@ async def a_claim_is_in_the_head(open: Opener) -> None:
         key = fresh()
         head = await _held(backend, key, "run-1", 12.5)
         assert (await read(backend, key)).head == head
-        assert head.claim == Claim("run-1", 0, 12.5)
+        assert _holds(head) == ("run-1", 0, 12.5)
         head = await wrote(backend, key, head, fence=head.fence, claim=ClaimAct("renew"))
-        assert head.claim == Claim("run-1", 1, 12.5)
+        assert _holds(head) == ("run-1", 1, 12.5)
         head = await wrote(backend, key, head, fence=head.fence, claim=ClaimAct("release"))
         assert (await read(backend, key)).head.claim is None
 
@@ -58,6 +63,24 @@ async def a_claim_stops_runs_not_writers(open: Opener) -> None:
 
 
 @clause()
+async def a_repeated_take_or_release_is_one(open: Opener) -> None:
+    """A take or a release whose answer got lost is repeated without harm: the same fence, no second holder, no error."""
+    async with opened(open) as backend:
+        key = fresh()
+        head = await created(backend, key)
+        take = writing(head, claim=ClaimAct("take", "run-1"))
+        held = (await backend.commit(key, take)).head
+        assert held is not None
+        again = (await backend.commit(key, take)).head
+        assert again is not None
+        assert (again.fence, _holds(again)) == (held.fence, _holds(held))
+        release = writing(held, fence=held.fence, claim=ClaimAct("release"))
+        await backend.commit(key, release)
+        await backend.commit(key, release)
+        assert (await read(backend, key)).head.claim is None
+
+
+@clause()
 async def a_take_over_needs_the_last_heartbeat(open: Opener) -> None:
     """Only who has seen the newest (fence, beat) takes over; a beat in between refuses it."""
     async with opened(open) as backend:
@@ -67,7 +90,7 @@ async def a_take_over_needs_the_last_heartbeat(open: Opener) -> None:
         with refused(SessionBusy):
             await backend.commit(key, writing(head, claim=_over(seen, "second")))
         head = await wrote(backend, key, head, claim=_over(head, "second"))
-        assert head.claim == Claim("second", 0, 30.0)
+        assert _holds(head) == ("second", 0, 30.0)
         assert head.fence == seen.fence + 1
 
 

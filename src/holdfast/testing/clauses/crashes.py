@@ -79,11 +79,11 @@ async def others_go_on_when_one_is_killed(open: Opener) -> None:
         key, victim = fresh(), fresh()
         head = await created(backend, key)
         with Child(_write_turns, open, victim) as child:
-            await child.said()
+            first = await child.said()
             for n in range(10):
                 head = await _turn(backend, key, head, str(n))
             child.kill()
-            acknowledged = child.rest()[-1] + 1
+            acknowledged = [first, *child.rest()][-1] + 1
             head = await _turn(backend, key, head, "10")
         _check_survivors(await read(backend, key), 11)
         _check_survivors(await read(backend, victim), acknowledged)
