@@ -18,10 +18,11 @@ from .conftest import Database, ago, reopened, texts
 
 
 async def test_an_expired_session_is_gone_and_starts_anew(db: Database) -> None:
-    store = db.store(ttl=100)
+    store = db.store()
+    old = await store.session("s")
+    await old.append(user("old"))
     with ago(101):
-        old = await store.session("s")
-        await old.append(user("old"))
+        await old.set_ttl(100)
     assert await store.get("s") is None
     assert not await store.has("s")
     assert (await store.list()).items == []
