@@ -315,6 +315,19 @@ async def test_a_commit_repeated_under_its_own_id_is_one_commit(store: Store) ->
     assert (await texts(other), other.get("k"), await other.commit()) == (["hi"], [1], first)
 
 
+async def test_a_commit_repeated_late_hides_nobody_elses_change(store: Store) -> None:
+    session, other, late = [await store.session("s") for _ in range(3)]
+    session.set("k", [1])
+    late.set("k", [1])
+    await session.append(user("hi"), commit_id="c1")
+    other.set("k", "newer")
+    await other.commit()
+    await late.get_messages()
+    await late.append(user("hi"), commit_id="c1")
+    await late.refresh()
+    assert (late.get("k"), (await reopened(late, store)).get("k")) == ("newer", "newer")
+
+
 async def test_a_commit_whose_answer_was_lost_is_asked_again_and_clears_only_once(db: Database) -> None:
     class LosesAnswers(Wrapper):
         lose = False
