@@ -143,13 +143,22 @@ class SQLiteBackend:
             await self.open()
         if small:
             try:
-                return self._with_reader(work, None)
+                return self._in_place(work)
             except apsw.BusyError:
                 pass  # somebody recovers or resets the log: wait for that off the event loop
             except apsw.Error as error:
                 raise translate(self.path, error) from error
         with mapped(self.path):
             return await self._aside(lambda: self._with_reader(work, Patience(self._patience)))
+
+    def _in_place(self, work: Callable[[Connection], T]) -> T:
+        lent = self.writer.lend()
+        if lent is None:
+            return self._with_reader(work, None)
+        try:
+            return work(lent)
+        finally:
+            self.writer.take_back()
 
     def _with_reader(self, work: Callable[[Connection], T], patience: Patience | None) -> T:
         connection = self._readers.take(patience)

@@ -168,6 +168,22 @@ class Writer:
         self._tidy()
         return True
 
+    def lend(self) -> Connection | None:
+        """The write connection for a small read, where commits run in place and nobody uses it: it has in memory what they wrote.
+
+        `take_back` must follow unless the answer is None.
+        """
+        if self._flush < _IN_PLACE_SECONDS and self._lock.acquire(blocking=False):
+            if self._connection is not None:
+                self._patience.waits = False
+                return self._connection
+            self._lock.release()
+        return None
+
+    def take_back(self) -> None:
+        self._patience.waits = True
+        self._lock.release()
+
     # --- doing ---
 
     def _loop(self, jobs: SimpleQueue[tuple[Job[Any], ...] | None]) -> None:
