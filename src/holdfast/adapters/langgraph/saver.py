@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -13,6 +14,8 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
+    PendingWrite,
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -25,6 +28,7 @@ from .chunks import Chunks, Inline, Ref, refer, resolve
 from .records import FORM, Found, Place, Record, Write
 from .threads import Draft, Threads
 from .transcript import entry_of
+from .turns import Turn, Turns, calling_loop
 
 UserId: TypeAlias = str | Callable[[RunnableConfig], str | None] | None
 T = TypeVar("T")
@@ -37,6 +41,11 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     `store`: a `Store`, or a URL; one store per URL serves the whole process. `serde`: LangGraph's serializer by default. `user_id`: whose
     threads these are, or a function of a call's config that says so (a call without a config then names nobody); to anybody else a thread
     doesn't exist. `transcript`: the channel whose messages the session shows; None for none.
+
+    `exclusive`: one run of a thread at a time, whichever process it is in. The next one waits for up to `wait` seconds, then it raises
+    `SessionBusy`; of a process that died it waits for `lease` seconds. A run that was taken over stores nothing any more (`Fenced`), and
+    neither does an update of what isn't the newest checkpoint any more (`Conflict`), unless it named its checkpoint. Without it runs of
+    one thread that overlap end on branches of their own, as LangGraph has it.
     """
 
     def __init__(
@@ -46,19 +55,24 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         serde: SerializerProtocol | None = None,
         user_id: UserId = None,
         transcript: str | None = "messages",
+        exclusive: bool = False,
+        wait: float = 60.0,
+        lease: float = 30.0,
     ) -> None:
         super().__init__(serde=serde)
         self.store = _shared(store) if isinstance(store, str) else store
         self._threads = Threads(self.store, transcript)
         self._blocking = sync.Store(self.store)
         self._user_id = user_id
+        self._turns = Turns(self.store, wait, lease) if exclusive else None
 
     # --- reading ---
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the newest of its namespace; None where there is none for this user."""
-        found = await self._threads.find(_place(config), self._user(config))
-        return found and self._tuple(*found)
+        if self._turns is not None and (loop := calling_loop()) is not None:
+            await self._turns.begin(loop, _thread(config), self._user(config))
+        return await self._load(config)
 
     async def alist(
         self,
@@ -91,23 +105,38 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
     ) -> RunnableConfig:
         """Store a checkpoint, with the values that changed since its parent (the checkpoint `config` names), in one commit."""
-        parent = _place(config)
-        at = parent._replace(id=checkpoint["id"])
-
-        def draft(before: Record | None) -> Draft:
-            return self._draft(config, checkpoint, metadata, new_versions, before)
-
-        await self._threads.put(at, parent.id, self._user(config), draft, self._entry)
-        return _config(at)
+        async with self._turn(config) as turn:
+            return await self._put(config, checkpoint, metadata, new_versions, turn)
 
     async def aput_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
         """Store a task's writes: ordinary ones once, those to the special channels in place of what is there."""
-        chunks: Chunks = {}
-        stored = [
-            Write(task_id, WRITES_IDX_MAP.get(channel, n), channel, task_path, refer(value, self.serde, chunks))
-            for n, (channel, value) in enumerate(writes)
-        ]
-        await self._threads.put_writes(_place(config), self._user(config), stored, chunks)
+        async with self._turn(config) as turn:
+            await self._put_writes(config, writes, task_id, task_path, turn)
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """Numbers; where another checkpointer has begun with strings (`"0...05.RANDOM"`), strings that sort after them."""
+        if isinstance(current, str):
+            return f"{int(current.partition('.')[0]) + 1:032}"
+        return super().get_next_version(current, channel)
+
+    # --- channels that are the sum of their writes ---
+
+    async def aget_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
+        """For each channel the writes that made it, oldest first, since the nearest ancestor of the checkpoint that has a value of it.
+
+        That value is the `seed`, left out where no ancestor has one. The checkpoint's own writes are pending and not among them.
+        """
+        writes: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
+        seeds: dict[str, Any] = {}
+        async for found, chunks in self._threads.ancestors(_place(config), self._user(config)):
+            for write in reversed(found.writes):
+                if write.channel in writes and write.channel not in seeds:
+                    writes[write.channel].append((write.task, write.channel, resolve(write.value, self.serde, chunks)))
+            for channel in writes.keys() & found.record.values.keys() - seeds.keys():
+                seeds[channel] = resolve(found.record.values[channel], self.serde, chunks)
+            if seeds.keys() == writes.keys():
+                break
+        return {channel: _history(writes[channel][::-1], seeds, channel) for channel in channels}
 
     # --- removing ---
 
@@ -162,9 +191,15 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
 
     # --- the same, blocking ---
 
+    def get_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
+        """`aget_delta_channel_history`, blocking."""
+        return self._wait(self.aget_delta_channel_history(config=config, channels=channels))
+
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """`aget_tuple`, blocking."""
-        return self._wait(self.aget_tuple(config))
+        if self._turns is not None and (loop := calling_loop()) is not None:
+            self._turns.begin_blocking(loop, _thread(config), self._user(config))
+        return self._wait(self._load(config))
 
     def list(
         self,
@@ -183,11 +218,13 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
     ) -> RunnableConfig:
         """`aput`, blocking."""
-        return self._wait(self.aput(config, checkpoint, metadata, new_versions))
+        with self._turn_blocking(config) as turn:
+            return self._wait(self._put(config, checkpoint, metadata, new_versions, turn))
 
     def put_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
         """`aput_writes`, blocking."""
-        self._wait(self.aput_writes(config, writes, task_id, task_path))
+        with self._turn_blocking(config) as turn:
+            self._wait(self._put_writes(config, writes, task_id, task_path, turn))
 
     def delete_thread(self, thread_id: str) -> None:
         """`adelete_thread`, blocking."""
@@ -207,6 +244,63 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._blocking.call(coroutine)
+
+    # --- one call ---
+
+    async def _load(self, config: RunnableConfig) -> CheckpointTuple | None:
+        at = _place(config)
+        found = await self._threads.find(at, self._user(config))
+        if found is None:
+            return None
+        if self._turns is not None:
+            self._turns.loaded(found[0].place, None if at.id else self._threads.version(at.thread))
+        return self._tuple(*found)
+
+    async def _put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+        turn: Turn | None,
+    ) -> RunnableConfig:
+        parent = _place(config)
+        at = parent._replace(id=checkpoint["id"])
+
+        def draft(before: Record | None) -> Draft:
+            return self._draft(config, checkpoint, metadata, new_versions, before)
+
+        user = self._user(config)
+        if turn is not None and turn.loaded_at is not None:
+            await self._threads.check_newest(parent, user, turn.loaded_at)
+        await self._threads.put(at, parent.id, user, draft, self._entry, turn and turn.fence)
+        return _config(at)
+
+    async def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str, turn: Turn | None
+    ) -> None:
+        chunks: Chunks = {}
+        stored = [
+            Write(task_id, WRITES_IDX_MAP.get(channel, n), channel, task_path, refer(value, self.serde, chunks))
+            for n, (channel, value) in enumerate(writes)
+        ]
+        await self._threads.put_writes(_place(config), self._user(config), stored, chunks, turn and turn.fence)
+
+    @asynccontextmanager
+    async def _turn(self, config: RunnableConfig) -> AsyncGenerator[Turn | None]:
+        if self._turns is None:
+            yield None
+        else:
+            async with self._turns.turn(config, _place(config), self._user(config)) as turn:
+                yield turn
+
+    @contextmanager
+    def _turn_blocking(self, config: RunnableConfig) -> Generator[Turn | None]:
+        if self._turns is None:
+            yield None
+        else:
+            with self._turns.turn_blocking(config, _place(config), self._user(config)) as turn:
+                yield turn
 
     # --- between LangGraph's values and ours ---
 
@@ -241,25 +335,25 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     def _inherited(self, before: Record | None, versions: ChannelVersions, new_versions: ChannelVersions) -> dict[str, Ref]:
         if before is None:
             return {}
-        old = self._load(before.checkpoint)["channel_versions"]
+        old = self._loads(before.checkpoint)["channel_versions"]
         same = (name for name, version in versions.items() if name not in new_versions and old.get(name) == version)
         return {name: before.values[name] for name in same if name in before.values}
 
     def _entry(self, ref: Ref, chunks: Chunks) -> NewEntry:
         return entry_of(resolve(ref, self.serde, chunks), ref)
 
-    def _load(self, typed: Inline) -> Any:
+    def _loads(self, typed: Inline) -> Any:
         return self.serde.loads_typed((typed.type, typed.data))
 
     def _metadata(self, record: Record) -> CheckpointMetadata:
-        return self._load(record.metadata)
+        return self._loads(record.metadata)
 
     def _tuple(self, found: Found, chunks: Chunks) -> CheckpointTuple:
         at, record, writes = found
         values = {name: resolve(ref, self.serde, chunks) for name, ref in record.values.items()}
         return CheckpointTuple(
             config=_config(at),
-            checkpoint=cast("Checkpoint", {**self._load(record.checkpoint), "channel_values": values}),
+            checkpoint=cast("Checkpoint", {**self._loads(record.checkpoint), "channel_values": values}),
             metadata=self._metadata(record),
             parent_config=_config(at._replace(id=record.parent)) if record.parent else None,
             pending_writes=[(write.task, write.channel, resolve(write.value, self.serde, chunks)) for write in writes],
@@ -303,6 +397,13 @@ def _config(at: Place) -> RunnableConfig:
 def _listed(places: Sequence[Place], config: RunnableConfig | None, before: RunnableConfig | None) -> Sequence[Place]:
     id, bound = _named(config, "checkpoint_id"), _named(before, "checkpoint_id")
     return [at for at in places if (not id or at.id == id) and (not bound or at.id < bound)]
+
+
+def _history(writes: Sequence[PendingWrite], seeds: dict[str, Any], channel: str) -> DeltaChannelHistory:
+    history: DeltaChannelHistory = {"writes": [*writes]}
+    if channel in seeds:
+        history["seed"] = seeds[channel]
+    return history
 
 
 def _matches(metadata: CheckpointMetadata, filter: dict[str, Any] | None) -> bool:

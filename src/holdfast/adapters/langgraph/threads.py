@@ -68,6 +68,7 @@ MARK = {"langgraph": True}
 _SHOWN = "\x1flanggraph:shown"
 _REMOVAL = "\x1flanggraph:removal:"
 _TRIES = 100
+_BATCH = 64
 _THREADS_KNOWN = 1024
 _RECORDS_KEPT = 4096
 _CHUNK_BYTES = 64 * 1024 * 1024
@@ -156,6 +157,23 @@ class Threads:
         snapshot = await self._look(thread, user, blobs(prefix=ns_prefix(ns), data=False))
         return sorted((place_of(thread, blob.key) for blob in _blobs(snapshot)), key=lambda place: place.id, reverse=True)
 
+    async def ancestors(self, at: Place, user: str | None) -> AsyncIterator[tuple[Found, Chunks]]:
+        """The checkpoint's parent, that one's parent and so on, read by the batch: mostly they are the ones before it."""
+        places = await self.places(at.thread, at.ns, user)
+        near: dict[str, tuple[Found, Chunks]] = {}
+        walked: set[str] = set()
+        id = at.id or max((place.id for place in places), default="")
+        while id and id not in walked:
+            if id not in near:
+                batch = [place for place in places if place.id <= id][:_BATCH]
+                near = {it.place.id: (it, chunks) for it, chunks in await self.several(batch, user)}
+            if id not in near:
+                return
+            if walked:
+                yield near[id]
+            walked.add(id)
+            id = near[id][0].record.parent or ""
+
     async def marked(self, user: str | None) -> AsyncIterator[str]:
         """The ids of all threads, or of one user's."""
         cursor: str | None = None
@@ -165,6 +183,18 @@ class Threads:
                 yield info.id
             if (cursor := page.cursor) is None:
                 return
+
+    def version(self, thread: str) -> int:
+        """The session's version when this process has last looked."""
+        known = self._known.get(thread)
+        return known.version if known else 0
+
+    async def check_newest(self, at: Place, user: str | None, version: int) -> None:
+        """`Conflict` unless this is the newest checkpoint of its namespace, as it was at that version of the session."""
+        await self._look(at.thread, user, blobs(prefix=tips_prefix(at.ns)), ns=at.ns)
+        known = self._known.get(at.thread) or _Known()
+        if at.id != max(known.tips.get(at.ns, ()), default=""):
+            raise Conflict(version, known.version)
 
     async def _until_whole(self, at: Place, read: Callable[[], Awaitable[T]]) -> T:
         for _ in range(_TRIES):
@@ -285,7 +315,6 @@ class Threads:
             removals = known.removals
             before = self._records.get(_record_key(at._replace(id=parent), known)) if parent else None
             made = draft(before)
-            self._keep(made.chunks)
             try:
                 commit = await self._storing(at, user, known, before, made, entry)
                 outcome = await self._commit(at.thread, msgspec.structs.replace(commit, fence=fence))
@@ -294,6 +323,7 @@ class Threads:
                 if attempt == _TRIES - 1:
                     raise
                 continue
+            self._keep({digest: typed for digest, typed in made.chunks.items() if self.chunks.get(digest) is None})
             known.follow(commit, outcome)
             known.tips[at.ns] = frozenset(tip for tip in {*known.tips.get(at.ns, ()), at.id} if tip >= at.id)
             self._records.put((at, known.incarnation, removals), made.record)
@@ -383,20 +413,23 @@ class Threads:
         commit = self._begun(known, user, blobs=tuple(puts), drops=drops if newest else (), puts=unremoved)
         if not newest or at.ns or self.channel not in made.record.values:
             return commit
-        return await self._showing(at.thread, user, commit, before, made, entry)
+        return await self._showing(at.thread, user, known, commit, before, made, entry)
 
-    async def _showing(self, thread: str, user: str | None, commit: Commit, before: Record | None, made: Draft, entry: Show) -> Commit:
-        """`commit`, and the transcript shows the messages of `made` after it.
+    async def _showing(
+        self, thread: str, user: str | None, known: _Known, commit: Commit, before: Record | None, made: Draft, entry: Show
+    ) -> Commit:
+        """`commit`, and the transcript shows the messages of `made` after it, if nobody has come between since `known` was known.
 
         Where it shows those of the record before, only what is new is looked at; otherwise the entries are read.
         """
-        known = self._known.get(thread) or _Known()
+        version, on = known.shown_version, known.shown
         ref, old = made.record.values.get(self.channel or ""), before and before.values.get(self.channel or "")
-        if known.shown == _shown(ref):
-            return commit
-        refs = [it for it in (ref, old if known.shown == _shown(old) else None) if it is not None]
+        puts = (*commit.puts, Put(_SHOWN, _shown(ref), if_version=version))
+        if on == _shown(ref):
+            return msgspec.structs.replace(commit, puts=puts)
+        refs = [it for it in (ref, old if on == _shown(old) else None) if it is not None]
         pages = await self._gathered(thread, user, refs, have=made.chunks, leaves=False)
-        new, shown = elements(ref, pages), elements(old, pages) if known.shown == _shown(old) else None
+        new, shown = elements(ref, pages), elements(old, pages) if on == _shown(old) else None
         hide: tuple[Range, ...] = ()
         if shown is not None and new[: len(shown)] == shown:
             kept = len(shown)
@@ -407,7 +440,6 @@ class Threads:
         entries = tuple(entry(it, chunks) for it in new[kept:])
         size = sum(len(it.body) for it in entries)
         counts = Counts(messages=len(entries), bytes=size) if entries else None
-        puts = (*commit.puts, Put(_SHOWN, _shown(ref), if_version=known.shown_version))
         return msgspec.structs.replace(commit, entries=entries, hide=hide, counts=counts, puts=puts)
 
     async def _removing(self, thread: str, user: str | None, left: dict[Place, Record], gone: set[Place], entry: Show) -> Commit:
@@ -436,7 +468,7 @@ class Threads:
             return commit
         root = max((at for at in left if not at.ns), default=None)
         empty = Record(FORM, None, Inline("null", b""), Inline("null", b""), {})
-        return await self._showing(thread, user, commit, None, Draft(left[root] if root else empty, {}), entry)
+        return await self._showing(thread, user, known, commit, None, Draft(left[root] if root else empty, {}), entry)
 
     def _keep(self, chunks: Chunks) -> None:
         for digest, typed in chunks.items():

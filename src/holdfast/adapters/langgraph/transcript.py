@@ -7,6 +7,7 @@ longer has (removed, replaced, or said on a branch that was left) is hidden: it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, cast
 
 import msgspec
@@ -45,15 +46,10 @@ def _name(entry: Entry) -> str | None:
 
 
 def _ranges(seqs: list[int]) -> Iterator[Range]:
-    first = last = 0
-    for seq in seqs:
-        if seq != last + 1:
-            if first:
-                yield Range(first, last)
-            first = seq
-        last = seq
-    if first:
-        yield Range(first, last)
+    """The same seqs, which are in order, as ranges without gaps."""
+    for _, run in groupby(enumerate(seqs), lambda it: it[1] - it[0]):
+        together = [seq for _, seq in run]
+        yield Range(together[0], together[-1])
 
 
 # --- a message as everybody reads it ---------------------------------------------------------------------------------
