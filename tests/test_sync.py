@@ -24,7 +24,7 @@ PAIRS: dict[str, tuple[type, type]] = {
     "SessionManager": (holdfast.SessionManager, sync.SessionManager),
 }
 ENGINE = {
-    "Session": {"attach", "cells", "change", "fence_of", "key", "take", "write"},
+    "Session": {"attach", "cells", "change", "fence_of", "forget_claim", "key", "take", "write"},
     "Run": {"begin", "fail"},
 }
 """What is public for the engine's own modules and the adapters, which are asynchronous themselves."""

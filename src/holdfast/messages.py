@@ -171,8 +171,11 @@ def encode_message(message: Message) -> bytes:
             msgspec.json.decode(body, type=_LooseBody)
         else:
             body = _encoder.encode(_Body(FORM, message.role, message.parts, message.name, message.native))  # type: ignore[arg-type]
-            if not _is_plain(message):
-                _decoder.decode(body)  # what can't be read must not be written
+            if not _is_plain(message) and _decoder.decode(body).parts != message.parts:
+                raise InvalidValue(
+                    f"a {message.role} message would come back as something else: "
+                    "arguments and results of tools are plain JSON, so convert dates, decimals, tuples and NaN first"
+                )
     except (TypeError, ValueError, UnicodeEncodeError) as error:
         raise InvalidValue(f"a {message.role} message holds something that can't be stored: {error}") from error
     return body

@@ -62,6 +62,7 @@ class Session:
         self._link: Link | None = None
         self._head: Head | None = None
         self._service_id: Any = UNSET
+        self._fence: int | None = None
 
     def __repr__(self) -> str:
         return f"Session(id={self.id!r}, user_id={self.user_id!r}, version={self.version})"
@@ -346,14 +347,14 @@ class Session:
     # --- moving ---
 
     def to_dict(self) -> dict[str, Any]:
-        """The session as a JSON object: `{type, session_id, user_id, service_session_id, state}`. History stays in the store."""
-        state = {key: msgspec.json.decode(encode(self.state[key]))[1] for key in self.state}
+        """The session as a JSON object: `{type, session_id, user_id, service_session_id, state, cache}`. History stays in the store."""
+        values = {"state": self.state, "cache": self.get_non_volatile_cache()}
         return {
             "type": "session",
             "session_id": self.id,
             "user_id": self.user_id,
             "service_session_id": self.service_session_id,
-            "state": state,
+            **{name: {key: msgspec.json.decode(encode(it[key]))[1] for key in it} for name, it in values.items()},
         }
 
     @classmethod
@@ -362,9 +363,10 @@ class Session:
         if data.get("type") != "session" or "session_id" not in data:
             raise InvalidValue("this is not a session's dict: it needs type='session' and session_id")
         session = cls(data["session_id"], user_id=data.get("user_id"))
-        state: dict[str, Any] = data.get("state") or {}
-        for key, value in state.items():
-            session.state[key] = decode(msgspec.json.encode([FORM, value]))
+        for name, values in (("state", session.state), ("cache", session.get_non_volatile_cache())):
+            stored: dict[str, Any] = data.get(name) or {}
+            for key, value in stored.items():
+                values[key] = decode(msgspec.json.encode([FORM, value]))
         if data.get("service_session_id") is not None:
             session.service_session_id = data["service_session_id"]
         return session
@@ -440,14 +442,20 @@ class Session:
         puts: tuple[Put, ...] = (),
         erase: Erase | None = None,
         patch: HeadPatch | None = None,
+        claim: ClaimAct | None = None,
+        fence: int | None = None,
         detach: str | None = None,
         **parts: Any,
     ) -> Outcome:
         """One commit of this handle, `parts` as in `Commit`. With `staged`, what is staged is part of it.
 
-        `detach` names a state key whose handed-out container gives way to what was written.
+        While the handle holds the claim (`run`, `claim`), every commit of it carries the fence. `detach` names a state key whose
+        handed-out container gives way to what was written.
         """
         link, head, service_id = self._linked, self._seen, self._service_id
+        act = claim.act if claim else None
+        if fence is None and act != "take":
+            fence = self._fence
         if staged:
             puts += self.cells.pending()
             erase = erase or (Erase("content", new_incarnation()) if self.cells.cleared else None)
@@ -462,10 +470,14 @@ class Session:
             puts=puts,
             erase=erase,
             patch=patch and checked(patch),
+            claim=claim,
+            fence=fence,
             **parts,
         )
         outcome = await link.backend.commit(self.key, commit)
         self._advance(head, outcome.head)
+        if act == "release":
+            self._fence = None
         if detach is not None:
             self.cells.detach(detach)
         if outcome.repeated:
@@ -534,6 +546,10 @@ class Session:
                 assert outcome.head is not None
                 return outcome.head
 
+    def forget_claim(self) -> None:
+        """Commits of this handle carry no fence any more; the claim itself is left as it is."""
+        self._fence = None
+
     @contextmanager
     def _beating(self, fence: int, lease: float) -> Generator[None]:
         """Show that the holder lives, three times a lease, until the body ends or is fenced."""
@@ -547,9 +563,11 @@ class Session:
                         await self.write(claim=ClaimAct("renew"), fence=fence, staged=False)
 
         beating = create_task(beat())
+        self._fence = fence
         try:
             yield
         finally:
+            self.forget_claim()
             beating.cancel()
 
 

@@ -431,7 +431,7 @@ class Session:
 
     @contextmanager
     def claim(self, *, wait: float = WAIT, lease: float = LEASE, holder: str | None = None) -> Generator[int]:
-        with _portal.entered(self.aio.claim(wait=wait, lease=lease, holder=holder)) as fence:
+        with self._holding(self.aio.claim(wait=wait, lease=lease, holder=holder)) as fence:
             yield fence
 
     @contextmanager
@@ -439,8 +439,16 @@ class Session:
         self, *input: Message, run_id: str | None = None, agent: str | None = None, wait: float = WAIT, lease: float = LEASE
     ) -> Generator[Run]:
         running = self.aio.run(*input, run_id=run_id, agent=agent, wait=wait, lease=lease)
-        with _portal.entered(running) as run:
+        with self._holding(running) as run:
             yield Run(run, self)
+
+    @contextmanager
+    def _holding(self, manager: AbstractAsyncContextManager[T]) -> Generator[T]:
+        try:
+            with _portal.entered(manager) as value:
+                yield value
+        finally:
+            self.aio.forget_claim()  # in a forked child nobody else does: the claim is the parent's
 
     def to_dict(self) -> dict[str, Any]:
         return self.aio.to_dict()

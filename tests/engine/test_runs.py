@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from holdfast import (
+    Fenced,
     InvalidValue,
     Message,
     Metrics,
@@ -19,10 +20,34 @@ from holdfast import (
     tool,
     user,
 )
+from holdfast.backend import ClaimAct
 
-from .conftest import reopened, statuses, texts
+from .conftest import Database, reopened, statuses, texts
 
 # --- what a run stores ---
+
+
+async def test_what_the_handle_writes_in_its_run_carries_the_fence(db: Database) -> None:
+    store = db.store()
+    session, thief = await store.session("s"), await store.session("s")
+    async with session.run(user("first")) as run:
+        await thief.write(claim=ClaimAct("take", "thief", seen=(run.fence, 0)), staged=False)
+        with pytest.raises(Fenced):
+            await session.append(user("late"))
+        with pytest.raises(Fenced):
+            await run.finish()
+        run.ended = True
+    assert await texts(await store.session("s")) == ["first"]
+
+
+async def test_a_run_may_clear_its_own_session(db: Database) -> None:
+    session = await db.store().session("s")
+    async with session.run(user("forget everything")) as run:
+        session.clear()
+        await session.append(assistant("forgotten"))
+        await run.finish()
+    await session.append(user("after the run"))
+    assert await texts(session) == ["forgotten", "after the run"]
 
 
 async def test_the_input_is_stored_before_the_body_begins(store: Store) -> None:
