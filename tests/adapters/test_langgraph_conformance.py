@@ -1,5 +1,8 @@
 """LangGraph's own conformance tests: every capability is found, and every one of its tests passes."""
 
+# pyright: reportMissingTypeStubs=false
+# The conformance package lacks `py.typed`.
+
 from collections.abc import AsyncIterator
 from pathlib import Path
 

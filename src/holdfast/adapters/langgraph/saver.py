@@ -26,6 +26,7 @@ from ...errors import InvalidId, InvalidValue
 from ...ids import check_session_id
 from .chunks import Chunks, Inline, Ref, refer, resolve
 from .records import FORM, Found, Place, Record, Write
+from .shared import shared
 from .threads import Draft, Threads
 from .transcript import entry_of
 from .turns import Turn, Turns, calling_loop
@@ -60,7 +61,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         lease: float = 30.0,
     ) -> None:
         super().__init__(serde=serde)
-        self.store = _shared(store) if isinstance(store, str) else store
+        self.store = shared(store)
         self._threads = Threads(self.store, transcript)
         self._blocking = sync.Store(self.store)
         self._user_id = user_id
@@ -358,13 +359,6 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
             parent_config=_config(at._replace(id=record.parent)) if record.parent else None,
             pending_writes=[(write.task, write.channel, resolve(write.value, self.serde, chunks)) for write in writes],
         )
-
-
-_stores: dict[str, Store] = {}
-
-
-def _shared(url: str) -> Store:
-    return _stores.get(url) or _stores.setdefault(url, Store.open(url))
 
 
 async def _one(thread: str) -> AsyncIterator[str]:

@@ -65,8 +65,9 @@ from .transcript import fitting
 
 MARK = {"langgraph": True}
 """Metadata of every session that is a thread."""
-_SHOWN = "\x1flanggraph:shown"
-_REMOVAL = "\x1flanggraph:removal:"
+_SHOWN = "\x1fcache:langgraph:shown"
+_REMOVAL = "\x1fcache:langgraph:removal:"
+"""Both in the session's non-volatile cache, which no graph's state is."""
 _TRIES = 100
 _BATCH = 64
 _THREADS_KNOWN = 1024
@@ -271,13 +272,18 @@ class Threads:
         return chunks
 
     async def _look(
-        self, thread: str, user: str | None, *ranges: BlobRange, ns: str | None = None, window: Window | None = None
+        self, thread: str, user: str | None, *ranges: BlobRange, ns: str | None = None, window: Window | None = None, load: bool = True
     ) -> Snapshot | None:
-        """Read, and remember how the thread is; `ns` is the namespace whose newest checkpoints `ranges` ask for."""
+        """Read, and remember how the thread is; `ns` is the namespace whose newest checkpoints `ranges` ask for.
+
+        Only who loads a thread sees another life of it: who goes on writing to one that has ended gets `SessionGone`.
+        """
         while True:
             known = self._known.get(thread) or _Known()
             plan = ReadPlan(state_since=known.version, blobs=ranges, entries=window)
             snapshot = await self.store.backend.read(Key(self.store.tenant, thread), plan)
+            if not load and known.incarnation not in (None, snapshot and snapshot.head.incarnation):
+                raise SessionGone(f"thread {thread!r} was deleted, cleared or expired while it was written to")
             if snapshot is None:
                 self._known.put(thread, _Known())
                 return None
@@ -319,7 +325,7 @@ class Threads:
                 commit = await self._storing(at, user, known, before, made, entry)
                 outcome = await self._commit(at.thread, msgspec.structs.replace(commit, fence=fence))
             except (Conflict, _Torn):
-                self._known.drop(at.thread)
+                self._known.put(at.thread, _Known(known.incarnation))
                 if attempt == _TRIES - 1:
                     raise
                 continue
@@ -372,7 +378,7 @@ class Threads:
         if known is not None and (known.incarnation is None or (at.ns in known.tips and self._has(at._replace(id=parent), known))):
             return known
         keys = blobs(keys=[checkpoint_key(at._replace(id=parent))] if parent else [])
-        await self._look(at.thread, user, blobs(prefix=tips_prefix(at.ns)), keys, ns=at.ns)
+        await self._look(at.thread, user, blobs(prefix=tips_prefix(at.ns)), keys, ns=at.ns, load=False)
         return self._known.get(at.thread) or _Known()
 
     def _has(self, at: Place, known: _Known) -> bool:
@@ -395,11 +401,7 @@ class Threads:
         )
 
     async def _commit(self, thread: str, commit: Commit) -> Outcome:
-        try:
-            return await self.store.backend.commit(Key(self.store.tenant, thread), commit)
-        except SessionGone:
-            self._known.drop(thread)  # its life has ended: what is stored next begins another one
-            raise
+        return await self.store.backend.commit(Key(self.store.tenant, thread), commit)
 
     async def _storing(self, at: Place, user: str | None, known: _Known, before: Record | None, made: Draft, entry: Show) -> Commit:
         """The commit that stores a checkpoint: its record, and what its parent's record doesn't refer to already."""
@@ -434,7 +436,7 @@ class Threads:
         if shown is not None and new[: len(shown)] == shown:
             kept = len(shown)
         else:
-            snapshot = await self._look(thread, user, window=Window(kinds=(MESSAGE,)))
+            snapshot = await self._look(thread, user, window=Window(kinds=(MESSAGE,)), load=False)
             kept, hide = fitting(snapshot.entries or [] if snapshot else [], [name_of(it) for it in new])
         chunks = await self._gathered(thread, user, new[kept:], have=made.chunks)
         entries = tuple(entry(it, chunks) for it in new[kept:])
