@@ -24,8 +24,8 @@ PAIRS: dict[str, tuple[type, type]] = {
     "SessionManager": (holdfast.SessionManager, sync.SessionManager),
 }
 ENGINE = {
-    "Session": {"attach", "cells", "change", "fence_of", "forget_claim", "key", "take", "write"},
-    "Run": {"begin", "fail"},
+    "Session": {"attach", "blobs", "cells", "change", "fence_of", "forget_claim", "key", "record_run", "take", "write"},
+    "Run": {"begin", "fail", "record"},
 }
 """What is public for the engine's own modules and the adapters, which are asynchronous themselves."""
 ONLY_BLOCKING = {

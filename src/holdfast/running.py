@@ -62,8 +62,7 @@ class Run:
         time = now()
         event = RunEvent(FORM, status, self.attempt, metrics, error)
         added = (*self._messages(messages, time), self._event(event, time))
-        used = metrics or Metrics()
-        counts = counts_of(added) + Counts(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+        counts = counts_of(added) + _tokens(metrics)
         release = ClaimAct("release")
         outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=release, time=time, staged=staged)
         self.ended = True
@@ -81,6 +80,15 @@ class Run:
             except (InvalidValue, TooLarge):  # what is staged can't be stored: how the run ended can
                 await self._end((), status, None, name, staged=False)
 
+    async def record(self, status: str, metrics: Metrics | None, error: str | None) -> None:
+        """Store the whole run, driven elsewhere, as it ended; the claim isn't touched."""
+        time = now()
+        added = (self._event(RunEvent(FORM, status, self.attempt, metrics, error), time),)
+        counts = counts_of(added) + _tokens(metrics) + Counts(runs=1)
+        patch = HeadPatch(agent=self.agent) if self.agent else None
+        await self.session.write(entries=added, counts=counts, time=time, patch=patch, staged=False)
+        self.ended = True
+
     def _event(self, event: RunEvent, time: int) -> NewEntry:
         return NewEntry(new_id(), kinds.RUN, msgspec.json.encode(event), self.id, self.agent, time)
 
@@ -96,3 +104,7 @@ def message_entry(message: Message, time: int, run_id: str | None = None, agent:
 
 def counts_of(added: tuple[NewEntry, ...]) -> Counts:
     return Counts(messages=sum([entry.kind == kinds.MESSAGE for entry in added]), bytes=sum([len(entry.body) for entry in added]))
+
+
+def _tokens(metrics: Metrics | None) -> Counts:
+    return Counts() if metrics is None else Counts(input_tokens=metrics.input_tokens, output_tokens=metrics.output_tokens)

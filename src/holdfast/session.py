@@ -16,6 +16,8 @@ from msgspec import UNSET
 from . import entries as kinds
 from . import runs
 from .backend import (
+    Blob,
+    BlobRange,
     ClaimAct,
     Commit,
     Create,
@@ -38,7 +40,7 @@ from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .messages import Message, decode_message
 from .rules import may_use
 from .running import Run, counts_of, message_entry
-from .runs import LEASE, WAIT, RunInfo
+from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
 from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache, encode_value
 from .values import decode, encode
 
@@ -506,6 +508,19 @@ class Session:
         if run.status != runs.INTERRUPTED:
             return run
         return runs.fold(await self.entries(kinds=(kinds.RUN,), run_id=run.id, hidden=True), self._seen.claim)[-1]
+
+    async def blobs(self, namespace: str, *, prefix: str = "") -> list[Blob]:
+        """The blobs of one namespace whose keys begin with `prefix`, in the order of keys."""
+        wanted = BlobRange(namespace=namespace, prefix=prefix)
+        return (await self._read(ReadPlan(state_since=self.cells.synced, blobs=(wanted,)))).blobs or []
+
+    async def record_run(
+        self, status: str = COMPLETED, *, agent: str | None = None, metrics: Metrics | None = None, error: str | None = None
+    ) -> str:
+        """Record a run that something else has driven, as it ended, without taking the claim; its id."""
+        run = Run(self, new_id(), agent)
+        await run.record(status, metrics, error)
+        return run.id
 
     async def _release(self, fence: int | None) -> None:
         if fence is not None:
