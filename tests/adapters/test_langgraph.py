@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,6 +27,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.serde.base import CipherProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.errors import EmptyInputError
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
@@ -805,3 +808,40 @@ def test_the_example(tmp_path: Path) -> None:
     assert said[0].splitlines()[4].startswith("6 messages in session ada-1")
     assert "That was your message number 3." in said[1]
     assert "12 messages" in said[1]
+
+
+class Rot(CipherProtocol):
+    """Not a secret, but never the same twice."""
+
+    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+        nonce = os.urandom(8)
+        return "rot", nonce + bytes(byte ^ nonce[i % 8] ^ 85 for i, byte in enumerate(plaintext))
+
+    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+        nonce = ciphertext[:8]
+        return bytes(byte ^ nonce[i % 8] ^ 85 for i, byte in enumerate(ciphertext[8:]))
+
+
+async def test_what_is_encrypted_stays_so_and_is_stored_once(store: Store) -> None:
+    def node(state: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": [AIMessage(words(len(state["messages"])))], "files": {f"secret-{i}": words(i) for i in range(3)}}
+
+    class State(MessagesState):
+        files: dict[str, str]
+
+    builder = new_graph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    for turn in range(12):
+        graph = builder.compile(checkpointer=HoldfastSaver(store, serde=EncryptedSerializer(Rot())))  # each time a new process
+        await graph.ainvoke(said(f"secret {words(turn)}"), config())
+    graph = builder.compile(checkpointer=HoldfastSaver(store, serde=EncryptedSerializer(Rot())))
+    assert len((await graph.aget_state(config())).values["messages"]) == 24
+    lines = "\n".join([line async for line in store.export("t")])
+    assert "secret" not in lines
+    assert await shown(store) == []
+    snapshot = await store.backend.read(Key(store.tenant, "t"), EVERYTHING)
+    assert snapshot is not None
+    stored = [records.chunk_of(blob)[1] for blob in snapshot.blobs or () if blob.key.startswith("k/")]
+    assert not any(b"secret" in chunk.data for chunk in stored)
+    assert sum(len(chunk.data) for chunk in stored) < 12 * 4 * 1500 + 3 * 1500

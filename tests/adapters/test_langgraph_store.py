@@ -137,10 +137,12 @@ async def test_items_expire(store: Store) -> None:
     memory = HoldfastStore(store, ttl={"default_ttl": 0.002, "refresh_on_read": False})
     await memory.aput(("a",), "short", {})
     await memory.aput(("a",), "kept", {}, ttl=None)
-    await memory.aput(("a",), "read", {}, ttl=0.004)
-    assert len(await memory.asearch(("a",))) == 3
+    await memory.aput(("a",), "read", {}, ttl=0.01)
+    await memory.aput(("a",), "other", {"x": 1})
+    assert len(await memory.asearch(("a",), filter={"x": 1}, refresh_ttl=True)) == 1
+    assert len(await memory.asearch(("a",))) == 4
     for _ in range(4):
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.25)
         assert await memory.aget(("a",), "read", refresh_ttl=True) is not None
     assert await memory.aget(("a",), "short") is None
     assert sorted(await keys(memory, "a")) == ["kept", "read"]

@@ -52,9 +52,10 @@ class Items(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=
 
 
 class Fields(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="d"):
-    """A dict with string keys."""
+    """A dict with string keys: a list of them, and their values."""
 
-    fields: dict[str, Ref]
+    keys: Ref
+    values: tuple[Ref, ...]
 
 
 class Boxed(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="b"):
@@ -145,9 +146,10 @@ def _refer_dict(values: dict[Any, Any], serde: SerializerProtocol, chunks: Chunk
     if not all(type(key) is str for key in values):
         return _leaf(values, serde, chunks)
     found: Chunks = {}
-    fields = Fields({key: _refer(value, serde, found, depth - 1) for key, value in values.items()})
+    refs = tuple(_refer(value, serde, found, depth - 1) for value in values.values())
     if not found:
         return _leaf(values, serde, chunks)
+    fields = Fields(_leaf(list(values), serde, found), refs)
     chunks |= found
     data = _encode((fields,))
     return Boxed(_chunk(Typed(REFS, data), chunks)) if len(data) > _BOX else fields
@@ -165,7 +167,7 @@ def resolve(ref: Ref, serde: SerializerProtocol, chunks: Chunks) -> Any:
     if isinstance(ref, Items):
         return [resolve(element, serde, chunks) for element in elements(ref, chunks)]
     if isinstance(ref, Fields):
-        return {key: resolve(field, serde, chunks) for key, field in ref.fields.items()}
+        return {key: resolve(it, serde, chunks) for key, it in zip(resolve(ref.keys, serde, chunks), ref.values, strict=True)}
     if isinstance(ref, Boxed):
         return resolve(_decode(chunks[ref.digest].data)[0], serde, chunks)
     return _DeltaSnapshot(resolve(ref.value, serde, chunks))
@@ -191,7 +193,7 @@ def needed(refs: Iterable[Ref], find: Callable[[bytes], Typed | None], *, leaves
             yield from _behind(ref.pages, find, leaves)
             yield from needed(ref.tail, find, leaves=leaves)
         elif isinstance(ref, Fields):
-            yield from needed(ref.fields.values(), find, leaves=leaves)
+            yield from needed((ref.keys, *ref.values), find, leaves=leaves)
         elif isinstance(ref, Boxed):
             yield from _behind((ref.digest,), find, leaves)
         elif isinstance(ref, Snapshot):

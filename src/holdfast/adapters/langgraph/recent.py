@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """The values used last, as many as `room` holds; safe in any thread."""
+    """The values used last, as many as `room` holds; safe in any thread, and after a fork."""
 
     def __init__(self, room: int, size: Callable[[T], int] = lambda _: 1) -> None:
         self._values: OrderedDict[Hashable, T] = OrderedDict()
         self._lock = threading.Lock()
         self._room = room
         self._size = size
+        _all.add(self)
+
+    def after_fork(self) -> None:
+        """Another thread may have held the lock: it isn't there any more."""
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> T | None:
         with self._lock:
@@ -41,3 +48,15 @@ class Recent(Generic[T]):
     def _drop(self, key: Hashable) -> None:
         if (old := self._values.pop(key, None)) is not None:
             self._room += self._size(old)
+
+
+_all: weakref.WeakSet[Recent[Any]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for recent in list(_all):
+        recent.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -19,6 +19,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 
 from ... import Store, sync
 from ...entries import NewEntry
@@ -26,6 +27,7 @@ from ...errors import InvalidId, InvalidValue
 from ...ids import check_session_id
 from .chunks import Chunks, Inline, Ref, refer, resolve
 from .records import FORM, Found, Place, Record, Write
+from .sealed import new_seals, steady
 from .shared import shared
 from .threads import Draft, Threads
 from .transcript import entry_of
@@ -41,7 +43,8 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
 
     `store`: a `Store`, or a URL; one store per URL serves the whole process. `serde`: LangGraph's serializer by default. `user_id`: whose
     threads these are, or a function of a call's config that says so (a call without a config then names nobody); to anybody else a thread
-    doesn't exist. `transcript`: the channel whose messages the session shows; None for none.
+    doesn't exist. `transcript`: the channel whose messages the session shows in plain text; None for none, and none with LangGraph's
+    encrypting serializer.
 
     `exclusive`: one run of a thread at a time, whichever process it is in. The next one waits for up to `wait` seconds, then it raises
     `SessionBusy`; of a process that died it waits for `lease` seconds. A run that was taken over stores nothing any more (`Fenced`), and
@@ -62,7 +65,8 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         super().__init__(serde=serde)
         self.store = shared(store)
-        self._threads = Threads(self.store, transcript)
+        self._threads = Threads(self.store, None if isinstance(self.serde, EncryptedSerializer) else transcript)
+        self._seals = new_seals()
         self._blocking = sync.Store(self.store)
         self._user_id = user_id
         self._turns = Turns(self.store, wait, lease) if exclusive else None
@@ -280,12 +284,14 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     async def _put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str, turn: Turn | None
     ) -> None:
+        at = _place(config)
         chunks: Chunks = {}
+        serde = self._steady(at.thread)
         stored = [
-            Write(task_id, WRITES_IDX_MAP.get(channel, n), channel, task_path, refer(value, self.serde, chunks))
+            Write(task_id, WRITES_IDX_MAP.get(channel, n), channel, task_path, refer(value, serde, chunks))
             for n, (channel, value) in enumerate(writes)
         ]
-        await self._threads.put_writes(_place(config), self._user(config), stored, chunks, turn and turn.fence)
+        await self._threads.put_writes(at, self._user(config), stored, chunks, turn and turn.fence)
 
     @asynccontextmanager
     async def _turn(self, config: RunnableConfig) -> AsyncGenerator[Turn | None]:
@@ -318,17 +324,18 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     ) -> Draft:
         """A channel whose version is its parent's has its parent's value; every other one has what the checkpoint brings, or none."""
         chunks: Chunks = {}
+        serde = self._steady(_thread(config))
         versions = checkpoint["channel_versions"]
         inherited = self._inherited(before, versions, new_versions)
         brought = {name: value for name, value in checkpoint["channel_values"].items() if name not in inherited}
         channel = self._threads.channel
-        values = inherited | {name: refer(value, self.serde, chunks, split=name == channel) for name, value in brought.items()}
+        values = inherited | {name: refer(value, serde, chunks, split=name == channel) for name, value in brought.items()}
         bare = {name: value for name, value in checkpoint.items() if name != "channel_values"}
         record = Record(
             FORM,
             _place(config).id or None,
-            Inline(*self.serde.dumps_typed(bare)),
-            Inline(*self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))),
+            Inline(*serde.dumps_typed(bare)),
+            Inline(*serde.dumps_typed(get_checkpoint_metadata(config, metadata))),
             values,
         )
         return Draft(record, chunks)
@@ -343,6 +350,9 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     def _entry(self, ref: Ref, chunks: Chunks) -> NewEntry:
         return entry_of(resolve(ref, self.serde, chunks), ref)
 
+    def _steady(self, thread: str) -> SerializerProtocol:
+        return steady(self.serde, thread, self._seals)
+
     def _loads(self, typed: Inline) -> Any:
         return self.serde.loads_typed((typed.type, typed.data))
 
@@ -351,13 +361,14 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
 
     def _tuple(self, found: Found, chunks: Chunks) -> CheckpointTuple:
         at, record, writes = found
-        values = {name: resolve(ref, self.serde, chunks) for name, ref in record.values.items()}
+        serde = self._steady(at.thread)
+        values = {name: resolve(ref, serde, chunks) for name, ref in record.values.items()}
         return CheckpointTuple(
             config=_config(at),
             checkpoint=cast("Checkpoint", {**self._loads(record.checkpoint), "channel_values": values}),
             metadata=self._metadata(record),
             parent_config=_config(at._replace(id=record.parent)) if record.parent else None,
-            pending_writes=[(write.task, write.channel, resolve(write.value, self.serde, chunks)) for write in writes],
+            pending_writes=[(write.task, write.channel, resolve(write.value, serde, chunks)) for write in writes],
         )
 
 

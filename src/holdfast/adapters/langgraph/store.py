@@ -53,6 +53,7 @@ class _Stored(NamedTuple):
     value: dict[str, Any]
     created: int
     updated: int
+    blob: Blob
 
 
 class HoldfastStore(BaseStore):
@@ -89,7 +90,10 @@ class HoldfastStore(BaseStore):
 
     async def _answer(self, op: Op) -> Result:
         if isinstance(op, GetOp):
-            found = await self._read(_label(op.namespace), _range(keys=(_key(op.namespace, op.key),)), op.refresh_ttl)
+            label = _label(op.namespace)
+            snapshot = await self._look(label, _range(keys=(_key(op.namespace, op.key),)))
+            found = _living(snapshot)
+            await self._tend(label, snapshot, found if op.refresh_ttl else [])
             return Item(**_fields(found[0])) if found else None
         if isinstance(op, SearchOp):
             return await self._search(op)
@@ -97,15 +101,18 @@ class HoldfastStore(BaseStore):
 
     async def _search(self, op: SearchOp) -> list[SearchItem]:
         """Newest first; with a query, those that hold the most of its words first."""
-        labels = op.namespace_prefix[:1] or await self._labels()
         below = _range(prefix=_prefix(op.namespace_prefix))
-        found = [it for label in labels for it in await self._read(label, below, op.refresh_ttl)]
+        looked = {label: await self._look(label, below) for label in op.namespace_prefix[:1] or await self._labels()}
+        found = [it for snapshot in looked.values() for it in _living(snapshot)]
         found = [it for it in found if all(_meets(it.value.get(field), wanted) for field, wanted in (op.filter or {}).items())]
         found.sort(key=lambda it: it.updated, reverse=True)
         scored = [(it, _score(it.value, op.query) if op.query else None) for it in found]
         if op.query:
             scored = sorted((it for it in scored if it[1]), key=lambda it: it[1] or 0, reverse=True)
-        return [SearchItem(**_fields(it), score=score) for it, score in scored[op.offset : op.offset + op.limit]]
+        page = scored[op.offset : op.offset + op.limit]
+        for label, snapshot in looked.items():
+            await self._tend(label, snapshot, [it for it, _ in page if it.namespace[0] == label] if op.refresh_ttl else [])
+        return [SearchItem(**_fields(it), score=score) for it, score in page]
 
     async def _namespaces(self, op: ListNamespacesOp) -> list[_Path]:
         conditions = op.match_conditions or ()
@@ -127,17 +134,13 @@ class HoldfastStore(BaseStore):
             if (cursor := page.cursor) is None:
                 return sorted(labels)
 
-    async def _read(self, label: str, items: BlobRange, refresh: bool) -> list[_Stored]:
-        """The items of a range. Those that have expired are removed; with `refresh` the others' time begins anew."""
-        snapshot = await self._look(label, items)
-        gone = [blob for blob in _blobs(snapshot) if _expired(blob.type)]
-        there = [blob for blob in _blobs(snapshot) if not _expired(blob.type)]
-        touched = [_refreshed(blob) for blob in there if refresh and _due(blob.type)]
+    async def _tend(self, label: str, snapshot: Snapshot | None, used: Sequence[_Stored]) -> None:
+        """Remove what has expired; the time of what was `used` begins anew."""
+        gone = tuple(BlobDrop(_ITEMS, blob.key) for blob in _blobs(snapshot) if _expired(blob.type))
+        touched = tuple(_refreshed(it.blob) for it in used if _due(it.blob.type))
         if snapshot is not None and (gone or touched):
-            drops = tuple(BlobDrop(_ITEMS, blob.key) for blob in gone)
             with suppress(Conflict, SessionGone, SessionNotFound):  # somebody has just changed something: the next reader will see to it
-                await self._commit(label, drops=drops, blobs=tuple(touched), expect=snapshot.head.version)
-        return [_stored(blob) for blob in there]
+                await self._commit(label, drops=gone, blobs=touched, expect=snapshot.head.version)
 
     async def _look(self, label: str, items: BlobRange) -> Snapshot | None:
         return await self.store.backend.read(self._record(label), ReadPlan(blobs=(items,)))
@@ -147,7 +150,7 @@ class HoldfastStore(BaseStore):
     async def _put(self, label: str, ops: Sequence[PutOp]) -> None:
         keys = {_key(op.namespace, op.key): op for op in ops}
         snapshot = await self._look(label, _range(keys=keys))
-        created = {blob.key: _stored(blob).created for blob in _blobs(snapshot) if not _expired(blob.type)}
+        created = {it.blob.key: it.created for it in _living(snapshot)}
         time = now()
         puts = [_blob(key, op, created.get(key, time), time) for key, op in keys.items() if op.value is not None]
         drops = [BlobDrop(_ITEMS, key) for key, op in keys.items() if op.value is None]
@@ -215,7 +218,11 @@ def _plain_texts(value: Any) -> Any:
 
 def _stored(blob: Blob) -> _Stored:
     value, created, updated = decode(blob.data or b"")
-    return _Stored(*_place(blob.key), value, created, updated)
+    return _Stored(*_place(blob.key), value, created, updated, blob)
+
+
+def _living(snapshot: Snapshot | None) -> list[_Stored]:
+    return [_stored(blob) for blob in _blobs(snapshot) if not _expired(blob.type)]
 
 
 def _fields(it: _Stored) -> dict[str, Any]:

@@ -213,15 +213,15 @@ class Threads:
 
     async def _newest(self, at: Place, user: str | None) -> tuple[Found, Chunks] | None:
         """One request where this process knows the newest checkpoint already; otherwise one to find it and one for its parts."""
-        guess, record = self._guess(at)
-        parts = self._parts(guess, record) if record else ()
+        guess, seen = self._guess(at)
+        parts = self._parts(guess, seen) if seen else ()
         snapshot = await self._look(at.thread, user, blobs(prefix=tips_prefix(at.ns)), *parts, ns=at.ns)
         near = _blobs(snapshot)
         newest = max((blob for blob in near if blob.key.startswith("t/")), key=lambda blob: place_of(at.thread, blob.key), default=None)
         if newest is None:
             return None
         place, record = place_of(at.thread, newest.key), record_of(newest)
-        if place != guess or not parts:
+        if seen is None or place != guess:
             near = _blobs(await self._look(at.thread, user, *self._parts(place, record)))
         it = found(place, record, near)
         return it, await self._gathered(at.thread, user, it.refs, near=near)
