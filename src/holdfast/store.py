@@ -11,7 +11,7 @@ import msgspec
 from . import transfer
 from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot
 from .errors import InvalidURL, InvalidValue, SessionGone, SessionNotFound
-from .ids import check_id, check_session_id, new_id, new_incarnation, now
+from .ids import SCOPE_PREFIXES, check_id, check_session_id, new_id, new_incarnation, now
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .rules import may_use
 from .session import Session
@@ -59,6 +59,13 @@ class Store:
         """
         return cls(backend_for(url), cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl)
 
+    @classmethod
+    def shared(cls, store: Self | str) -> Self:
+        """`store` itself, or the process's one store for that URL: opened by its first use, closed at the end of the process."""
+        if not isinstance(store, str):
+            return store
+        return _shared.get(store) or _shared.setdefault(store, cls.open(store))  # type: ignore[return-value]  # whoever subclasses opens its own
+
     async def __aenter__(self) -> Self:
         await self.backend.open()
         return self
@@ -68,6 +75,8 @@ class Store:
 
     async def close(self) -> None:
         """Finish what is under way and let go of the database."""
+        for url in [url for url, store in _shared.items() if store is self]:
+            del _shared[url]
         await self.backend.close()
 
     @property
@@ -159,7 +168,8 @@ class Store:
             raise InvalidValue(f"limit={limit}: a page holds 1 to {MAX_PAGE} sessions")
         filter = Filter(tenant=self.tenant, user_id=user_id, waiting=waiting, kind=kind, parent=parent, name=name, metadata=metadata or {})
         page = await self.backend.list(filter, _checked_cursor(cursor), limit)
-        return SessionPage([info_of(session_id, head) for session_id, head in page.items], page.cursor)
+        shown = [info_of(session_id, head) for session_id, head in page.items if not session_id.startswith(SCOPE_PREFIXES)]
+        return SessionPage(shown, page.cursor)
 
     async def sessions(self, *, user_id: str | None = None, waiting: bool | None = None) -> AsyncIterator[SessionInfo]:
         """Every session, page by page."""
@@ -226,6 +236,9 @@ class Store:
 
     def _commit(self, user_id: str | None, **parts: Any) -> Commit:
         return Commit(id=new_id(), time=now(), user_id=user_id, check_owner=not self._link.as_admin, **parts)
+
+
+_shared: dict[str, Store] = {}
 
 
 class SessionManager:

@@ -148,6 +148,10 @@ class Store:
     def open(cls, url: str, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None) -> Self:
         return cls(aio_store.Store.open(url, cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl))
 
+    @classmethod
+    def shared(cls, store: Self | str) -> Self:
+        return cls(aio_store.Store.shared(store)) if isinstance(store, str) else store
+
     def __enter__(self) -> Self:
         self._bridge.call(self.aio.__aenter__())
         return self

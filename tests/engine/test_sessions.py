@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from holdfast import (
     tool,
     user,
 )
+from holdfast.backend import Commit, Create, Key
 
 from .conftest import Database, reopened, texts
 
@@ -381,3 +383,20 @@ async def test_info_tells_what_the_list_tells(store: Store) -> None:
     assert (listed.id, listed.user_id, listed.kind, listed.parent, listed.version) == ("s", "ada", "team", "p", 2)
     assert listed.created_at.utcoffset() is not None
     assert not listed.running
+
+
+async def test_a_store_is_shared_by_url_until_it_is_closed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    store = Store.shared(url)
+    assert Store.shared(url) is store
+    assert Store.shared(store) is store
+    await store.close()
+    async with Store.shared(url) as again:
+        assert again is not store
+
+
+async def test_records_of_wider_state_are_not_listed(store: Store) -> None:
+    await store.session("s")
+    commit = Commit(id="c", time=1, create=Create(1))
+    await store.backend.commit(Key(store.tenant, "~app"), commit)
+    assert [item.id for item in (await store.list()).items] == ["s"]

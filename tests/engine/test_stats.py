@@ -109,6 +109,15 @@ async def test_counts_are_running_totals_of_what_was_written(store: Store) -> No
     assert counts.bytes == sum(len(entry.body) for entry in await session.entries())
 
 
+async def test_a_claim_between_two_reads_hides_no_change_from_the_cache(store: Store) -> None:
+    session = await store.session("s")
+    await session.append(user("a"), user("b"))
+    await session.get_messages()
+    async with session.claim():
+        await session.rewind(to=0)
+    assert await session.get_messages() == []
+
+
 async def test_counts_of_a_failed_run_a_rewind_and_a_fork(store: Store) -> None:
     session = await store.session("s")
     await session.append(user("q"), assistant("a"))

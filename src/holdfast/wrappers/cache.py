@@ -13,7 +13,7 @@ import msgspec
 
 from ..backend import Backend, Commit, Head, Key, Outcome, ReadPlan, Snapshot, StateRow, Window
 from ..entries import Entry
-from ..rules import select
+from ..rules import changes, select
 from .base import Wrapper
 
 _TAIL_ENTRIES = 512
@@ -139,7 +139,8 @@ def _after(known: _Known, commit: Commit, outcome: Outcome) -> _Known | None:
     head = outcome.head
     if head is None or outcome.repeated or commit.erase or commit.hide or head.incarnation != known.head.incarnation:
         return None
-    if outcome.version != known.head.version + 1 or head.version != outcome.version or head.seq != known.head.seq + len(commit.entries):
+    moved = known.head.version + changes(commit)
+    if not outcome.version == head.version == moved or head.seq != known.head.seq + len(commit.entries) or head.hides != known.head.hides:
         return None
     state = known.state | {put.key: StateRow(put.value, head.version) for put in commit.puts} if commit.puts else known.state
     new = [
