@@ -37,7 +37,7 @@ lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade takes 
 	  --custom-compile-command 'make lock' pyproject.toml --extra dev --extra openai-agents -o requirements.lock $(ARGS)
 
 clean: ## remove .venv and every cache
-	@rm -rf .venv .hypothesis .pytest_cache .ruff_cache dist
+	@rm -rf .venv .hypothesis .judges .pytest_cache .ruff_cache dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Sets $python to the first Python that is new enough and can make a venv.

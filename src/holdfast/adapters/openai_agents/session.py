@@ -189,7 +189,7 @@ class HoldfastSession:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("HoldfastSession is closed")
+            raise RuntimeError(f"{type(self).__name__} is closed")
 
     def _user(self, wrapper: RunContextWrapper[Any] | None) -> str | None:
         if callable(self._user_id):

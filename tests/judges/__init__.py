@@ -1,0 +1,1 @@
+"""Other projects' own suites, with our classes in the place of theirs."""
