@@ -98,6 +98,10 @@ def test_a_url_is_text(url: object) -> None:
 def test_bad_options_of_a_store_are_refused() -> None:
     with pytest.raises(InvalidValue, match="cache=-1"):
         Store.open("memory://", cache=-1)
+    with pytest.raises(InvalidValue, match="cache='x': give the number"):
+        Store.open("memory://", cache="x")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match=r"Store\.open\('sqlite:///chat\.db'\)"):
+        Store("sqlite:///chat.db")  # type: ignore[arg-type]
     for ttl in (0, float("nan")):
         with pytest.raises(InvalidValue, match=f"ttl {ttl}"):
             Store.open("memory://", ttl=ttl)

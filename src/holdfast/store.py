@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import msgspec
 
 from . import transfer
 from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot
-from .errors import InvalidURL, InvalidValue, SessionGone, SessionNotFound
+from .errors import HoldfastError, InvalidURL, InvalidValue, SessionGone, SessionNotFound
 from .ids import SCOPE_PREFIXES, check_id, check_session_id, new_id, new_incarnation, now
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .rules import may_use
@@ -18,6 +21,8 @@ from .session import Session
 from .wrappers.cache import CachedBackend
 
 MAX_PAGE = 1000
+_SWEEP_EVERY, _SWEPT_AT_ONCE = 60.0, 20
+"""How often a store with a `ttl` removes expired sessions by itself (seconds), and at most how many."""
 
 
 class SessionPage(msgspec.Struct, frozen=True):
@@ -25,6 +30,31 @@ class SessionPage(msgspec.Struct, frozen=True):
 
     items: list[SessionInfo]
     cursor: str | None
+
+
+class Wanted(TypedDict, total=False):
+    """Which sessions a list shows: those for which all of this holds; None asks for nothing.
+
+    `name`: a part of the name, in any case. `metadata`: values that must be equal, key by key. `updated_after`, `updated_before`: aware
+    datetimes, themselves not included. `user_id` and `waiting` are looked up; for the others a page looks at a bounded number of sessions.
+    """
+
+    user_id: str | None
+    waiting: bool | None
+    kind: str | None
+    parent: str | None
+    name: str | None
+    metadata: dict[str, Any] | None
+    updated_after: datetime | None
+    updated_before: datetime | None
+
+
+_WANTED: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("user_id", "kind", "parent", "name"), (str, "a string")),
+    "waiting": (bool, "True or False"),
+    "metadata": (dict, "a dict of the values it must have"),
+    **dict.fromkeys(("updated_after", "updated_before"), (datetime, "an aware datetime such as datetime.now(UTC)")),
+}
 
 
 class CacheStats(msgspec.Struct, frozen=True):
@@ -43,18 +73,21 @@ class Store:
     def __init__(
         self, backend: Backend, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None
     ) -> None:
-        if cache < 0:
-            raise InvalidValue(f"cache={cache}: give the number of sessions to keep, or 0 for none")
+        if isinstance(backend, str):
+            raise InvalidValue(f"Store(...) takes a backend, not a URL: write Store.open({_shown(backend)!r})")
+        if not isinstance(cache, int) or cache < 0:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise InvalidValue(f"cache={cache!r}: give the number of sessions to keep, or 0 for none")
         self.backend: Backend = CachedBackend(backend, cache) if cache else backend
         self._link = Link(self.backend, check_id(tenant, "tenant"), as_admin, check_ttl(ttl))
         self.session_manager = SessionManager(self)
+        self._next_sweep = 0.0
 
     @classmethod
     def open(cls, url: str, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None) -> Self:
         """A store by URL: `memory://`, `sqlite:///file.db`. It connects at its first use, or at `async with`.
 
         `cache`: how many sessions to keep in memory, checked against the database at every use. `tenant`: nothing crosses tenants.
-        `as_admin`: see every user's sessions. `ttl`: seconds after its last use a new session expires. Options go in the URL:
+        `as_admin`: see every user's sessions. `ttl`: seconds after its last use a new session expires (see `sweep`). Options go in the URL:
         `sqlite:///file.db?synchronous=normal&busy_timeout=5`. Raises `InvalidURL`, `MissingExtra`.
         """
         return cls(backend_for(url), cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl)
@@ -148,41 +181,31 @@ class Store:
             return False
         return True
 
-    async def list(
-        self,
-        *,
-        user_id: str | None = None,
-        waiting: bool | None = None,
-        kind: str | None = None,
-        parent: str | None = None,
-        name: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> SessionPage:
-        """One page of this tenant's sessions, the newest created first; pages are stable while sessions come and go.
-
-        `name`: a part of the name, in any case. `metadata`: values that must be equal, key by key.
-        """
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidValue(f"limit={limit}: a page holds 1 to {MAX_PAGE} sessions")
-        filter = Filter(tenant=self.tenant, user_id=user_id, waiting=waiting, kind=kind, parent=parent, name=name, metadata=metadata or {})
-        page = await self.backend.list(filter, _checked_cursor(cursor), limit)
+    async def list(self, *, limit: int = 50, cursor: str | None = None, **wanted: Unpack[Wanted]) -> SessionPage:
+        """One page of this tenant's sessions as `Wanted`, the newest created first; pages are stable while sessions come and go."""
+        if not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidValue(f"limit={limit!r}: a page holds 1 to {MAX_PAGE} sessions")
+        page = await self.backend.list(_filter(self.tenant, **wanted), _checked_cursor(cursor), limit)
         shown = [info_of(session_id, head) for session_id, head in page.items if not session_id.startswith(SCOPE_PREFIXES)]
         return SessionPage(shown, page.cursor)
 
-    async def sessions(self, *, user_id: str | None = None, waiting: bool | None = None) -> AsyncIterator[SessionInfo]:
-        """Every session, page by page."""
+    async def sessions(self, **wanted: Unpack[Wanted]) -> AsyncIterator[SessionInfo]:
+        """Every session as `Wanted`, page by page."""
         cursor: str | None = None
         while True:
-            page = await self.list(user_id=user_id, waiting=waiting, cursor=cursor, limit=200)
+            page = await self.list(**wanted, cursor=cursor, limit=200)
             for item in page.items:
                 yield item
             if (cursor := page.cursor) is None:
                 return
 
     async def sweep(self, *, limit: int = 1000) -> int:
-        """Remove up to `limit` expired sessions from the database; how many. Expired sessions can't be seen even before that."""
+        """Remove up to `limit` expired sessions, of every tenant, from the database; how many. They can't be seen even before that.
+
+        A store opened with a `ttl` removes a few by itself when it makes a session, at most once a minute.
+        """
+        if not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise InvalidValue(f"limit={limit!r}: give the number of sessions to remove at most, 1 or more")
         return await self.backend.sweep(limit)
 
     # --- moving ---
@@ -228,6 +251,10 @@ class Store:
             return None
 
     async def _create(self, key: Key, user_id: str | None, kind: str | None, parent: str | None) -> Snapshot | None:
+        if self.ttl is not None and time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + _SWEEP_EVERY
+            with suppress(HoldfastError):  # housekeeping: the caller asked for a session, and a later sweep takes what this one left
+                await self.backend.sweep(_SWEPT_AT_ONCE)
         wanted: dict[str, Any] = {"kind": kind, "parent": parent, "ttl": self._link.ttl}
         given = {name: value for name, value in wanted.items() if value is not None}
         patch = checked(HeadPatch(**given)) if given else None
@@ -355,7 +382,24 @@ def _shown(url: str) -> str:
     return f"{scheme}{split}{place}{mark}{'&'.join(names)}"[:200]
 
 
+def _filter(tenant: str, **wanted: Unpack[Wanted]) -> Filter:
+    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    for name in given.keys() & _WANTED.keys():
+        kind, fix = _WANTED[name]
+        if not isinstance(given[name], kind):
+            raise InvalidValue(f"{name}={given[name]!r:.80}: give {fix}")
+        if kind is datetime:
+            given[name] = _micros(name, given[name])
+    return Filter(tenant=tenant, **given)
+
+
+def _micros(name: str, moment: datetime) -> int:
+    if moment.utcoffset() is None:
+        raise InvalidValue(f"{name}={moment!r} says no time zone: give an aware datetime such as datetime.now(UTC)")
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
 def _checked_cursor(cursor: str | None) -> str | None:
-    if cursor is not None and not (cursor.isdecimal() and len(cursor) < 19):
+    if cursor is not None and not (isinstance(cursor, str) and cursor.isdecimal() and len(cursor) < 19):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidValue(f"cursor {cursor!r} is not one that a list returned")
     return cursor

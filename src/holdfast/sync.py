@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from decimal import Decimal
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from . import running as aio_running
 from . import session as aio
@@ -28,7 +28,7 @@ from .errors import HoldfastError
 from .info import SessionInfo
 from .messages import Message
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
-from .store import CacheStats, SessionPage
+from .store import CacheStats, SessionPage, Wanted
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -203,26 +203,11 @@ class Store:
     def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
         return self._bridge.call(self.aio.delete(session_id, user_id=user_id))
 
-    def list(
-        self,
-        *,
-        user_id: str | None = None,
-        waiting: bool | None = None,
-        kind: str | None = None,
-        parent: str | None = None,
-        name: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> SessionPage:
-        return self._bridge.call(
-            self.aio.list(
-                user_id=user_id, waiting=waiting, kind=kind, parent=parent, name=name, metadata=metadata, limit=limit, cursor=cursor
-            )
-        )
+    def list(self, *, limit: int = 50, cursor: str | None = None, **wanted: Unpack[Wanted]) -> SessionPage:
+        return self._bridge.call(self.aio.list(**wanted, limit=limit, cursor=cursor))
 
-    def sessions(self, *, user_id: str | None = None, waiting: bool | None = None) -> Iterator[SessionInfo]:
-        return self._bridge.each(self.aio.sessions(user_id=user_id, waiting=waiting))
+    def sessions(self, **wanted: Unpack[Wanted]) -> Iterator[SessionInfo]:
+        return self._bridge.each(self.aio.sessions(**wanted))
 
     def sweep(self, *, limit: int = 1000) -> int:
         return self._bridge.call(self.aio.sweep(limit=limit))

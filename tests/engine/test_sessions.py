@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import holdfast.store
 from holdfast import (
     InvalidValue,
     Message,
     SessionGone,
     SessionInfo,
     Store,
+    StoreUnavailable,
     Text,
     ToolCall,
     assistant,
@@ -22,8 +25,9 @@ from holdfast import (
     user,
 )
 from holdfast.backend import Commit, Create, Key
+from holdfast.store import Wanted
 
-from .conftest import Database, reopened, texts
+from .conftest import Database, ago, reopened, texts
 
 # --- get or create, get, has, delete, list ---
 
@@ -393,6 +397,85 @@ async def test_a_store_is_shared_by_url_until_it_is_closed(tmp_path: Path) -> No
     await store.close()
     async with Store.shared(url) as again:
         assert again is not store
+
+
+async def test_a_store_whose_sessions_expire_removes_the_expired_bit_by_bit(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ago(101):
+        for number in range(30):
+            await (await db.store().session(f"old{number}")).set_ttl(100)
+    store = db.store(ttl=100)
+    await store.session("first")
+    await store.session("second")
+    assert await db.store().sweep() == 10
+    with ago(101):
+        await (await db.store().session("old")).set_ttl(100)
+    await store.session("third")
+    assert await db.store().sweep(limit=1) == 1
+    monkeypatch.setattr(holdfast.store, "_SWEEP_EVERY", 0.0)
+    eager = db.store(ttl=100)
+    await eager.session("fourth")
+    with ago(101):
+        await (await db.store().session("old")).set_ttl(100)
+    await eager.session("fifth")
+    assert await db.store().sweep() == 0
+
+
+async def test_a_sweep_that_fails_is_not_the_callers_trouble(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = db.store(ttl=100)
+
+    async def sweep(limit: int) -> int:
+        raise StoreUnavailable("somebody else writes")
+
+    monkeypatch.setattr(store.backend, "sweep", sweep)
+    assert await (await store.session("s")).append(user("hi")) == 2
+    with pytest.raises(StoreUnavailable):
+        await store.sweep()
+
+
+async def test_a_list_and_all_sessions_take_the_same_conditions(store: Store) -> None:
+    for number, id in enumerate("abc"):
+        await (await store.session(id, user_id="ada", kind="team", parent="p")).rename(f"Order {number}")
+    b = (await store.list(name="order 1")).items[0]
+    wanted: list[tuple[Wanted, list[str]]] = [
+        ({}, ["c", "b", "a"]),
+        ({"user_id": "ada", "kind": "team", "parent": "p", "waiting": False}, ["c", "b", "a"]),
+        ({"waiting": True}, []),
+        ({"metadata": {"plan": "pro"}}, []),
+        ({"name": "ORDER 2", "metadata": None}, ["c"]),
+        ({"updated_after": b.updated_at}, ["c"]),
+        ({"updated_before": b.updated_at}, ["a"]),
+        ({"updated_before": b.updated_at.astimezone(timezone(timedelta(hours=5)))}, ["a"]),
+        ({"updated_after": datetime.min.replace(tzinfo=UTC), "updated_before": datetime.max.replace(tzinfo=UTC)}, ["c", "b", "a"]),
+        ({"updated_after": b.updated_at, "updated_before": b.updated_at}, []),
+    ]
+    for conditions, found in wanted:
+        assert [item.id for item in (await store.list(**conditions)).items] == found
+        assert [item.id async for item in store.sessions(**conditions)] == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"limit": "5"}, "limit='5': a page holds"),
+        ({"limit": 1.5}, "limit=1.5"),
+        ({"limit": 0}, "limit=0"),
+        ({"cursor": 5}, "cursor 5 is not one"),
+        ({"cursor": "x"}, "cursor 'x' is not one"),
+        ({"name": 5}, "name=5: give a string"),
+        ({"user_id": b"ada"}, "user_id=b'ada': give a string"),
+        ({"waiting": "yes"}, "waiting='yes': give True or False"),
+        ({"metadata": [1]}, r"metadata=\[1\]: give a dict"),
+        ({"updated_after": 5}, "updated_after=5: give an aware datetime"),
+        ({"updated_before": datetime(2026, 1, 1)}, "updated_before=.*no time zone.*aware"),
+    ],
+)
+async def test_conditions_that_make_no_sense_are_refused_by_name(store: Store, wanted: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        await store.list(**wanted)
+    with pytest.raises(TypeError, match="colour"):
+        await store.list(colour="red")  # type: ignore[call-arg]
+    with pytest.raises(InvalidValue, match="limit=0"):
+        await store.sweep(limit=0)
 
 
 async def test_records_of_wider_state_are_not_listed(store: Store) -> None:
