@@ -8,7 +8,9 @@ the same ref and the same chunks, whoever stored it before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias, Union, cast
 
@@ -79,6 +81,31 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode: Callable[[bytes], tuple[Ref, ...]] = msgspec.msgpack.Decoder(tuple[Ref, ...]).decode
 
 
+class Lists(ABC):
+    """A serializer that has a way of its own with lists, and with the same outcome."""
+
+    @abstractmethod
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]: ...
+
+    @abstractmethod
+    def loads_typed(self, data: tuple[str, bytes]) -> Any: ...
+
+    @abstractmethod
+    def refs(self, values: list[Any], chunks: Chunks, refer: Callable[[Any, Chunks], Ref]) -> list[Ref]:
+        """What `refer` says of each of them."""
+
+    @abstractmethod
+    def values(self, refs: Sequence[Ref], chunks: Chunks, resolve: Callable[[Ref], Any]) -> list[Any]:
+        """What `resolve` says of each of them."""
+
+
+@lru_cache(maxsize=256)
+def _page(data: bytes) -> tuple[tuple[Ref, ...], frozenset[bytes] | None]:
+    """The refs of a page; when each of them is a chunk, these once more."""
+    refs = _decode(data)
+    return refs, frozenset(cast("tuple[bytes, ...]", refs)) if all(type(ref) is bytes for ref in refs) else None
+
+
 def digest_of(typed: Typed) -> bytes:
     """The name of a chunk."""
     return blake2b(typed.type.encode() + b"\0" + typed.data, digest_size=16).digest()
@@ -95,8 +122,14 @@ def name_of(ref: Ref) -> str:
 def refer(value: Any, serde: SerializerProtocol, chunks: Chunks, *, split: bool = False) -> Ref:
     """The ref of `value`; the chunks it consists of are added to `chunks`. `split`: take a list apart in any case."""
     if split and type(value) is list:
-        return _items([_refer(it, serde, chunks, _DEPTH - 1) for it in cast("list[Any]", value)], chunks)
+        return _items(_refer_each(cast("list[Any]", value), serde, chunks, _DEPTH - 1), chunks)
     return _refer(value, serde, chunks, _DEPTH)
+
+
+def _refer_each(values: list[Any], serde: SerializerProtocol, chunks: Chunks, depth: int) -> list[Ref]:
+    if isinstance(serde, Lists):
+        return serde.refs(values, chunks, lambda value, into: _refer(value, serde, into, depth))
+    return [_refer(value, serde, chunks, depth) for value in values]
 
 
 def _refer(value: Any, serde: SerializerProtocol, chunks: Chunks, depth: int) -> Ref:
@@ -122,7 +155,7 @@ def _chunk(typed: Typed, chunks: Chunks) -> bytes:
 
 def _refer_list(values: list[Any], serde: SerializerProtocol, chunks: Chunks, depth: int) -> Ref:
     found: Chunks = {}
-    refs = [_refer(value, serde, found, depth - 1) for value in values]
+    refs = _refer_each(values, serde, found, depth - 1)
     if not found:
         size = sum(len(ref.data) for ref in refs if isinstance(ref, Inline))
         if size < _SPLIT or size < _ELEMENT * len(refs):
@@ -165,7 +198,10 @@ def resolve(ref: Ref, serde: SerializerProtocol, chunks: Chunks) -> Any:
     if isinstance(ref, Inline):
         return serde.loads_typed((ref.type, ref.data))
     if isinstance(ref, Items):
-        return [resolve(element, serde, chunks) for element in elements(ref, chunks)]
+        refs = elements(ref, chunks)
+        if isinstance(serde, Lists):
+            return serde.values(refs, chunks, lambda element: resolve(element, serde, chunks))
+        return [resolve(element, serde, chunks) for element in refs]
     if isinstance(ref, Fields):
         return {key: resolve(it, serde, chunks) for key, it in zip(resolve(ref.keys, serde, chunks), ref.values, strict=True)}
     if isinstance(ref, Boxed):
@@ -177,31 +213,41 @@ def elements(ref: Ref | None, chunks: Mapping[bytes, Typed]) -> list[Ref]:
     """The refs of a list's elements; none for what isn't a list that was taken apart. `KeyError` where a page is not in `chunks`."""
     if not isinstance(ref, Items):
         return []
-    return [element for page in ref.pages for element in _decode(chunks[page].data)] + list(ref.tail)
+    return [element for page in ref.pages for element in _page(chunks[page].data)[0]] + list(ref.tail)
 
 
-def needed(refs: Iterable[Ref], find: Callable[[bytes], Typed | None], *, leaves: bool = True) -> Iterator[bytes]:
+def needed(refs: Iterable[Ref], find: Callable[[bytes], Typed | None], *, leaves: bool = True) -> set[bytes]:
     """The digest of every chunk behind `refs`, as far as they can be followed: what is behind a page that `find` lacks isn't known.
 
     `leaves=False`: only of those chunks that hold refs.
     """
+    found: set[bytes] = set()
+    _need(refs, find, leaves, found)
+    return found
+
+
+def _need(refs: Iterable[Ref], find: Callable[[bytes], Typed | None], leaves: bool, found: set[bytes]) -> None:
     for ref in refs:
         if isinstance(ref, bytes):
             if leaves:
-                yield ref
+                found.add(ref)
         elif isinstance(ref, Items):
-            yield from _behind(ref.pages, find, leaves)
-            yield from needed(ref.tail, find, leaves=leaves)
+            _behind(ref.pages, find, leaves, found)
+            _need(ref.tail, find, leaves, found)
         elif isinstance(ref, Fields):
-            yield from needed((ref.keys, *ref.values), find, leaves=leaves)
+            _need((ref.keys, *ref.values), find, leaves, found)
         elif isinstance(ref, Boxed):
-            yield from _behind((ref.digest,), find, leaves)
+            _behind((ref.digest,), find, leaves, found)
         elif isinstance(ref, Snapshot):
-            yield from needed((ref.value,), find, leaves=leaves)
+            _need((ref.value,), find, leaves, found)
 
 
-def _behind(digests: Iterable[bytes], find: Callable[[bytes], Typed | None], leaves: bool) -> Iterator[bytes]:
+def _behind(digests: Iterable[bytes], find: Callable[[bytes], Typed | None], leaves: bool, found: set[bytes]) -> None:
     for digest in digests:
-        yield digest
+        found.add(digest)
         if (typed := find(digest)) is not None:
-            yield from needed(_decode(typed.data), find, leaves=leaves)
+            refs, plain = _page(typed.data)
+            if plain is None:
+                _need(refs, find, leaves, found)
+            elif leaves:
+                found |= plain

@@ -6,9 +6,10 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -17,6 +18,7 @@ class Recent(Generic[T]):
 
     def __init__(self, room: int, size: Callable[[T], int] = lambda _: 1) -> None:
         self._values: OrderedDict[Hashable, T] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
         self._lock = threading.Lock()
         self._room = room
         self._size = size
@@ -33,21 +35,32 @@ class Recent(Generic[T]):
                 self._values.move_to_end(key)
             return value
 
+    def some(self, keys: Iterable[K]) -> dict[K, T]:
+        """Those of `keys` that are there."""
+        values = self._values
+        with self._lock:
+            found = {key: values[key] for key in keys if key in values}
+            for key in found:
+                values.move_to_end(key)
+            return found
+
     def put(self, key: Hashable, value: T) -> None:
+        size = self._size(value)
         with self._lock:
             self._drop(key)
             self._values[key] = value
-            self._room -= self._size(value)
+            self._sizes[key] = size
+            self._room -= size
             while self._room < 0 and len(self._values) > 1:
-                self._room += self._size(self._values.popitem(last=False)[1])
+                self._drop(next(iter(self._values)))
 
     def drop(self, key: Hashable) -> None:
         with self._lock:
             self._drop(key)
 
     def _drop(self, key: Hashable) -> None:
-        if (old := self._values.pop(key, None)) is not None:
-            self._room += self._size(old)
+        if self._values.pop(key, None) is not None:
+            self._room += self._sizes.pop(key)
 
 
 _all: weakref.WeakSet[Recent[Any]] = weakref.WeakSet()

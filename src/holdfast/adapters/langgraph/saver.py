@@ -26,6 +26,7 @@ from ...entries import NewEntry
 from ...errors import InvalidId, InvalidValue
 from ...ids import check_session_id
 from .chunks import Chunks, Inline, Ref, refer, resolve
+from .memo import remembering
 from .records import FORM, Found, Place, Record, Write
 from .sealed import new_seals, steady
 from .shared import shared
@@ -351,7 +352,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         return entry_of(resolve(ref, self.serde, chunks), ref)
 
     def _steady(self, thread: str) -> SerializerProtocol:
-        return steady(self.serde, thread, self._seals)
+        return remembering(steady(self.serde, thread, self._seals))
 
     def _loads(self, typed: Inline) -> Any:
         return self.serde.loads_typed((typed.type, typed.data))

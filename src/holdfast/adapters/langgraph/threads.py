@@ -235,7 +235,8 @@ class Threads:
     def _parts(self, place: Place, record: Record) -> Iterator[BlobRange]:
         """What belongs to the checkpoint beside its record, as far as that tells and it isn't at hand."""
         yield blobs(prefix=writes_prefix(place))
-        if missing := [it for it in needed(record.values.values(), self.chunks.get) if self.chunks.get(it) is None]:
+        parts = needed(record.values.values(), self.chunks.get)
+        if missing := parts - self.chunks.some(parts).keys():
             yield blobs(keys=map(chunk_key, missing))
 
     async def _gathered(
@@ -258,12 +259,15 @@ class Threads:
             return typed
 
         chunks |= self._remember(near)
-        while missing := {digest for digest in needed(refs, find, leaves=leaves) if find(digest) is None}:
+        while True:
+            parts = needed(refs, find, leaves=leaves)
+            chunks |= self.chunks.some(parts - chunks.keys())
+            if not (missing := parts - chunks.keys()):
+                return chunks
             read = self._remember(_blobs(await self._look(thread, user, blobs(keys=map(chunk_key, missing)))))
             if read.keys() != missing:
                 raise _Torn
             chunks |= read
-        return chunks
 
     def _remember(self, near: Iterable[Blob]) -> Chunks:
         """The chunks among `near`."""
@@ -329,7 +333,8 @@ class Threads:
                 if attempt == _TRIES - 1:
                     raise
                 continue
-            self._keep({digest: typed for digest, typed in made.chunks.items() if self.chunks.get(digest) is None})
+            kept = self.chunks.some(made.chunks)
+            self._keep({digest: typed for digest, typed in made.chunks.items() if digest not in kept})
             known.follow(commit, outcome)
             known.tips[at.ns] = frozenset(tip for tip in {*known.tips.get(at.ns, ()), at.id} if tip >= at.id)
             self._records.put((at, known.incarnation, removals), made.record)
@@ -406,7 +411,7 @@ class Threads:
     async def _storing(self, at: Place, user: str | None, known: _Known, before: Record | None, made: Draft, entry: Show) -> Commit:
         """The commit that stores a checkpoint: its record, and what its parent's record doesn't refer to already."""
         tips = known.tips.get(at.ns, frozenset[str]())
-        stored = set(needed(before.values.values(), self.chunks.get)) if before else set[bytes]()
+        stored = needed(before.values.values(), self.chunks.get) if before else set[bytes]()
         newest = at.id >= max(tips, default="")
         puts = record_puts(made.record, checkpoint_key(at), *([tip_key(at)] if newest else []))
         puts += [chunk_put(digest, typed) for digest, typed in made.chunks.items() if digest not in stored]
