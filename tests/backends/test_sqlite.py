@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.backend import Backend
-from holdfast.backends.sqlite import SQLiteBackend
+from holdfast.backends.sqlite import SQLiteBackend, writer
 from holdfast.testing import BackendSuite, Opener
-from holdfast.testing.tools import created, fresh, notes, writing, wrote
+from holdfast.testing.tools import bodies, created, fresh, notes, writing, wrote
 
 from ..disk import Disk, disk
 
@@ -57,3 +57,24 @@ async def test_concurrent_commits_share_their_flushes(tmp_path: Path) -> None:
         flushes = it.flushes - before
         await backend.close()
     assert 10 <= flushes < 640 / 8
+
+
+async def test_room_ahead_of_the_log_is_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where flushes count, the log's file is longer than the log. What a crash would leave is whole, and whoever reads it sees no zeros."""
+    monkeypatch.setattr(writer, "_IN_PLACE_SECONDS", 0.0)
+    path, copied = tmp_path / "store.db", tmp_path / "crashed.db"
+    backend, other, key = SQLiteBackend(str(path)), SQLiteBackend(str(path)), fresh()
+    head = await created(backend, key)
+    for number in range(100):
+        for writing_backend in (backend, other):
+            await writing_backend.commit(key, writing(head, base=0, entries=notes(f"{number}")))
+    logs = [path.with_name(f"{it.name}-wal") for it in (path, copied)]
+    content = logs[0].read_bytes()
+    assert content.endswith(bytes(30 * 4096))
+    copied.write_bytes(path.read_bytes())
+    logs[1].write_bytes(content)
+    for it in (other, backend, SQLiteBackend(str(copied))):
+        assert len(await bodies(it, key)) == 200
+        assert await it.check() == []
+        await it.close()
+    assert not logs[0].exists()

@@ -1,10 +1,9 @@
-"""SQLite connections: how they are opened, what their errors mean, and how they survive a fork."""
+"""SQLite connections: how they are opened, what their errors mean, and how they end."""
 
 from __future__ import annotations
 
 import atexit
 import math
-import os
 import random
 import threading
 import time
@@ -179,6 +178,9 @@ class Connection(Protocol):
     @property
     def in_transaction(self) -> bool: ...
 
+    @property
+    def filename_wal(self) -> str: ...
+
     def execute(self, statements: str, bindings: Sequence[Any] | Mapping[str, Any] | None = None) -> Cursor: ...
 
     def pragma(self, name: str, value: bool | int | str | None = None) -> Any: ...
@@ -189,8 +191,6 @@ class Connection(Protocol):
 
     def set_busy_handler(self, callable: Callable[[int], bool] | None) -> None: ...
 
-    def set_busy_timeout(self, milliseconds: int) -> None: ...
-
     def set_wal_hook(self, callable: Callable[[Any, str, int], int] | None) -> None: ...
 
     def wal_checkpoint(self, dbname: str | None = None, mode: int = 0) -> tuple[int, int]: ...
@@ -198,37 +198,23 @@ class Connection(Protocol):
     def close(self, force: bool = False) -> None: ...
 
 
-class Forkable(Protocol):
-    """What holds SQLite connections: it lets go of all of them around a fork, for locks do not survive one."""
-
-    def before_fork(self) -> None: ...
-
-    def after_fork(self, *, child: bool) -> None: ...
+class AtExit(Protocol):
+    """What ends with the interpreter if nobody ended it before."""
 
     def at_exit(self) -> None: ...
 
 
-_open: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_open: weakref.WeakSet[AtExit] = weakref.WeakSet()
 
 
-def watch_forks(holder: Forkable) -> None:
-    """From now on `holder` is told of forks and of the interpreter's end."""
+def end_at_exit(holder: AtExit) -> None:
+    """`holder` ends with the interpreter."""
     _open.add(holder)
 
 
-def forget(holder: Forkable) -> None:
-    """The opposite of `watch_forks`."""
+def ended(holder: AtExit) -> None:
+    """The opposite of `end_at_exit`."""
     _open.discard(holder)
-
-
-def _before_fork() -> None:
-    for holder in list(_open):
-        holder.before_fork()
-
-
-def _after_fork(*, child: bool) -> None:
-    for holder in list(_open):
-        holder.after_fork(child=child)
 
 
 def _at_exit() -> None:
@@ -236,10 +222,6 @@ def _at_exit() -> None:
         holder.at_exit()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=lambda: _after_fork(child=False), after_in_child=lambda: _after_fork(child=True)
-    )
 atexit.register(_at_exit)
 
 
