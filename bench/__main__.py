@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [turns|writers|bytes ...]`: the tables of docs/benchmarks.md, measured here and now."""
+"""`python -m bench [--quick] [turns|writers|bytes|openai ...]`: the tables of docs/benchmarks.md, measured here and now."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 import holdfast
 
+from . import openai_agents
 from .flushes import counting_vfs, flushes, seconds
 from .subjects import ANSWER, QUESTION, SUBJECTS, Async, Blocking, Raw, Subject, async_turn
 
@@ -226,7 +227,20 @@ def bytes_table(quick: bool) -> None:
     console.print(table)
 
 
-TABLES = {"turns": turns_table, "bytes": bytes_table, "lone": lone_table, "writers": writers_table}
+def openai_table(quick: bool) -> None:
+    """The adapter of the OpenAI Agents SDK beside the SDK's own sessions, each with its defaults (both flush every commit)."""
+    for kind in ("RAM disk", "real disk"):
+        with folder(kind) as path:
+            results = openai_agents.measure(path, 200 if quick else 1000)
+        table = Table(title=f"A session of the OpenAI Agents SDK, {openai_agents.ITEMS} items, {kind}, microseconds", title_justify="left")
+        for column in ("call", "HoldfastSession", "SQLiteSession", "beside SQLiteSession"):
+            table.add_column(column, justify="left" if column == "call" else "right")
+        for name, (ours, theirs) in results.items():
+            table.add_row(name, f"{ours * 1e6:,.0f}", f"{theirs * 1e6:,.0f}", f"{ours / theirs:.2f}")
+        console.print(table)
+
+
+TABLES = {"turns": turns_table, "bytes": bytes_table, "lone": lone_table, "writers": writers_table, "openai": openai_table}
 
 
 def main() -> None:

@@ -33,6 +33,23 @@ def messages_of(items: Sequence[Any]) -> list[Message]:
 
 
 def _message(item: Any, place: int) -> Message:
+    native, plain = _encoded(item) or _encoded_slowly(item, place)
+    role, parts = _projected(plain)
+    return Message(role, tuple(parts), native=native)
+
+
+def _encoded(item: Any) -> tuple[Native, Any] | None:
+    """The item's JSON and what that says; None where it says something else (msgspec writes dates as strings) or nothing."""
+    try:
+        data = msgspec.json.encode(item)
+        plain = msgspec.json.decode(data)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return (Native(FORMAT, msgspec.Raw(data)), plain) if plain == item else None
+
+
+def _encoded_slowly(item: Any, place: int) -> tuple[Native, Any]:
+    """As the SDK's own sessions write it: tuples as lists, keys as strings, lone surrogates. `InvalidValue` for what isn't JSON."""
     try:
         text = json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
@@ -43,8 +60,7 @@ def _message(item: Any, place: int) -> Message:
         native = Native(FORMAT, msgspec.Raw(text.encode()))
     else:
         native = Native(FORMAT_TEXT, msgspec.Raw(json.dumps(json.dumps(item, separators=(",", ":"))).encode()))
-    role, parts = _projected(msgspec.json.decode(clean))
-    return Message(role, tuple(parts), native=native)
+    return native, msgspec.json.decode(clean)
 
 
 def _projected(item: Any) -> tuple[str, Iterable[Part]]:

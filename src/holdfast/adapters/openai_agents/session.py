@@ -48,7 +48,7 @@ class HoldfastSession:
     ) -> None:
         self.session_id = Session(session_id).id
         self.session_settings = SessionSettings() if session_settings is None else coerce_session_settings(session_settings)
-        self.store = _shared(store) if isinstance(store, str) else store
+        self.store = Store.shared(store)
         self._user_id = user_id
         self._free: list[Session] = []  # open handles; whoever takes one has it alone
         self._closed = False
@@ -243,13 +243,6 @@ class _Snapshot(NamedTuple):
     items: Items
     complete: bool
     replace_suffix: Callable[[int, Items], Awaitable[bool]]
-
-
-_stores: dict[str, Store] = {}
-
-
-def _shared(url: str) -> Store:
-    return _stores.get(url) or _stores.setdefault(url, Store.open(url))
 
 
 def _taken(free: list[Session], user_id: str | None) -> Session | None:
