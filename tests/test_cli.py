@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 import holdfast
 from holdfast import Message, Metrics, Reasoning, ToolCall, assistant, tool, user
 from holdfast.cli.app import app
+from holdfast.ids import now
 from holdfast.sync import Store
 
 EXECUTABLE = Path(sys.executable).with_name("holdfast")
@@ -196,6 +197,17 @@ def test_list_filters_and_pages(url: str) -> None:
     assert ids("-s", url, "--limit", "2", "--cursor", first["cursor"]) == ["ada-1"]
     assert f"--cursor {first['cursor']}" in cli("sessions", "list", "-s", url, "--limit", "2").stderr
     assert cli("sessions", "list", "-s", url, "--waiting").stderr == "no sessions\n"
+
+
+def test_list_by_time_of_update(url: str) -> None:
+    with Store.open(url, as_admin=True) as store:
+        bob = store.session("bob-1").info.updated_at
+    assert ids("-s", url, "--since", bob.isoformat()) == ["evil"]
+    assert ids("-s", url, "--until", bob.isoformat()) == ["ada-1"]
+    assert ids("-s", url, "--until", bob.astimezone().replace(tzinfo=None).isoformat(" ")) == ["ada-1"]
+    assert ids("-s", url, "--since", "2020-01-01", "--until", "9999-12-01T00:00Z") == ["evil", "bob-1", "ada-1"]
+    for words in (("--since", "yesterday"), ("--until", "0001-01-01")):
+        assert f"{words[0]} '{words[1]}': write a time such as" in refused("sessions", "list", "-s", url, *words)
 
 
 def test_list_says_which_sessions_run(url: str) -> None:
@@ -402,6 +414,22 @@ def test_db_migrate_makes_a_store_and_says_when_there_is_nothing_to_do() -> None
     assert made["before"] == 0
     assert answered("db", "migrate", "-s", "sqlite:///new.db") == {"before": made["after"], "after": made["after"]}
     assert said("db", "migrate", "-s", "sqlite:///new.db") == f"schema {made['after']}: up to date\n"
+
+
+def test_db_sweep_removes_what_has_expired_of_every_tenant(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said("db", "sweep", "-s", url) == "removed 0 expired sessions\n"
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.session.now", lambda: now() - 60_000_000)
+        for tenant in ("default", "other"):
+            with Store.open(url, tenant=tenant) as store:
+                for number in range(3):
+                    store.session(f"old-{number}").set_ttl(1)
+    monkeypatch.setattr("holdfast.cli.db._BATCH", 2)
+    assert answered("db", "status", "-s", url)["sessions"] == 9
+    assert said("db", "sweep", "--limit", "1", "-s", url) == "removed 1 expired session\n"
+    assert answered("db", "sweep", "-s", url) == {"removed": 5}
+    assert answered("db", "status", "-s", url)["sessions"] == 3
+    assert "'--limit'" in refused("db", "sweep", "--limit", "0", "-s", url)
 
 
 def test_db_check(url: str, tmp_path: Path) -> None:

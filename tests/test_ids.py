@@ -40,6 +40,15 @@ def test_bad_names_are_refused_with_the_reason(bad: Any, words: str) -> None:
         check_session_id(bad)
 
 
+@pytest.mark.parametrize(
+    ("what", "fix"),
+    [("session id", "to have one made"), ("run id", "to have one made"), ("user id", "where there is no user"), ("tenant", "only one")],
+)
+def test_an_empty_name_is_refused_with_the_fix_for_its_kind(what: str, fix: str) -> None:
+    with pytest.raises(InvalidId, match=f"{what} is empty: leave it out .*{fix}, or give 1 to 1024 bytes"):
+        check_id("", what)
+
+
 @pytest.mark.parametrize("reserved", ["~user/ada", "~user/", "~app", "~app/x"])
 def test_records_of_wider_state_are_no_sessions(reserved: str) -> None:
     assert check_id(reserved) == reserved

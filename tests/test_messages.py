@@ -119,6 +119,8 @@ def test_a_frameworks_own_payload_is_kept_to_the_byte(parts: tuple[Part, ...]) -
         (Message("tool", (ToolResult({1j: 1}),)), "tool message"),
         (Message("assistant", (ToolCall("look", "c", {"f": len}),)), "assistant message"),
         (Message("user", ("hi",)), "user message.*str"),  # type: ignore[arg-type]
+        ([user("hi")], "list: unpack it with \\*"),
+        (Message("", (Text("hi"),)), "role ''.*isn't empty"),
         (Message(5, (Text("hi"),)), "5 message.*role"),  # type: ignore[arg-type]
         (Message("user", (Text(5),)), "user message"),  # type: ignore[arg-type]
         (Message("user", (Text("hi"),), 5), "user message"),  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ def check_id(value: object, what: str = "session id") -> str:
     if not isinstance(value, str):
         raise InvalidId(f"{what} must be a string, not {type(value).__name__} {value!r:.80}")
     if not value:
-        raise InvalidId(f"{what} is empty: leave it out to have one made, or give 1 to {MAX_ID_BYTES} bytes of text")
+        raise InvalidId(f"{what} is empty: {_WHEN_EMPTY[what]}, or give 1 to {MAX_ID_BYTES} bytes of text")
     if not value.isprintable():
         bad = next(c for c in value if not c.isprintable())
         raise InvalidId(f"{what} {value[:80]!r} holds {bad!r}: only printable characters are allowed")
@@ -33,6 +33,14 @@ def check_session_id(value: object) -> str:
     if checked.startswith(SCOPE_PREFIXES):
         raise InvalidId(f"session id {checked[:80]!r}: ids beginning with {' or '.join(SCOPE_PREFIXES)} are reserved for wider state")
     return checked
+
+
+_WHEN_EMPTY = {
+    "session id": "leave it out to have one made",
+    "run id": "leave it out to have one made",
+    "user id": "leave it out where there is no user",
+    "tenant": "leave it out where there is only one",
+}
 
 
 class _Stream:

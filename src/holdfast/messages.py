@@ -109,7 +109,10 @@ class _Body(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, frozen=True, eq=False):
-    """One message. `id` and `run_id` are set once it is stored; two messages are equal when role, parts and name are."""
+    """One message. `id` and `run_id` are set once it is stored; two messages are equal when role, parts and name are.
+
+    `role` is any text that isn't empty, as in the OpenTelemetry schema, which names `system`, `user`, `assistant` and `tool`.
+    """
 
     role: str
     parts: tuple[Part, ...] = ()
@@ -164,7 +167,10 @@ _decoder = msgspec.json.Decoder(_Body)
 def encode_message(message: Message) -> bytes:
     """The stored body of `message`; `InvalidValue` names what JSON can't hold."""
     if not isinstance(message, Message):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
-        raise InvalidValue(f"expected a Message, got {type(message).__name__}: use user(...), assistant(...) or Message(role, parts)")
+        fix = "unpack it with *" if isinstance(message, (list, tuple)) else "use user(...), assistant(...) or Message(role, parts)"
+        raise InvalidValue(f"expected a Message, got {type(message).__name__}: {fix}")
+    if not message.role:
+        raise InvalidValue(f"a message has role {message.role!r}: give any text that isn't empty, such as 'user' or 'assistant'")
     try:
         if any(type(part) is Other for part in message.parts):
             body = _encoder.encode(_loose(message))

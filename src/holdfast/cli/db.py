@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from .command import Terminal, command, group
 from .output import counted, facts, size, working
 
 app = group("Look after the database.")
+
+_BATCH = 100
+"""Sessions removed by one commit: others write in between."""
 
 
 def _maintenance(store: Store) -> Maintenance:
@@ -42,6 +45,23 @@ async def migrate(terminal: Terminal) -> None:
     else:
         told = f"schema {before} -> {after}" if before else f"made a store with schema {after}"
     terminal.answer({"before": before, "after": after}, told)
+
+
+@command(app, "sweep")
+async def sweep(
+    terminal: Terminal,
+    *,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many. Without it: all there are.")] = None,
+) -> None:
+    """Remove what has expired from the database: sessions of every tenant, with everything they hold."""
+    removed = 0
+    async with terminal.store() as store:
+        with working("removing what has expired"):
+            while batch := _BATCH if limit is None else min(_BATCH, limit - removed):
+                removed += (found := await store.sweep(limit=batch))
+                if found < batch:
+                    break
+    terminal.answer({"removed": removed}, f"removed {counted(removed, 'expired session')}")
 
 
 @command(app, "check")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -35,6 +36,8 @@ async def list_(
     user_id: Annotated[str | None, typer.Option(metavar="ID", help="Only this user's.")] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this in their name, in any case.")] = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Only those where a human has to decide.")] = False,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only those updated after this time, in ISO 8601.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only those updated before this time.")] = None,
     meta: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only those with this in their metadata; VALUE is JSON or plain text.")
     ] = None,
@@ -44,9 +47,16 @@ async def list_(
     """List sessions, the newest first."""
     if terminal.user is not None and user_id not in (None, terminal.user):
         raise UsageError(f"as user {terminal.user!r} you see your own sessions only: leave out --user to look for {user_id!r}'s")
-    wanted: dict[str, Any] = {"user_id": user_id or terminal.user, "name": name, "waiting": waiting or None}
+    wanted: dict[str, Any] = {
+        "user_id": user_id or terminal.user,
+        "name": name,
+        "waiting": waiting or None,
+        "updated_after": _time("--since", since),
+        "updated_before": _time("--until", until),
+        "metadata": dict(map(_pair, meta or ())),
+    }
     async with terminal.store() as store:
-        found, cursor = await _filled(store, wanted | {"metadata": dict(map(_pair, meta or ()))}, limit, cursor)
+        found, cursor = await _filled(store, wanted, limit, cursor)
     terminal.answer({"sessions": found, "cursor": cursor}, (overview(page, terminal.out.width) for page in [found] if page))
     if not found:
         terminal.note("no sessions")
@@ -63,6 +73,14 @@ async def _filled(store: Store, wanted: dict[str, Any], limit: int, cursor: str 
         cursor = page.cursor
         if cursor is None or len(found) >= limit:
             return found, cursor
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    """A time without a zone is one of whoever asks."""
+    try:
+        return None if text is None else datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise UsageError(f"{option} {text!r}: write a time such as 2026-11-20, '2026-11-20 08:00' or 2026-11-20T08:00Z") from None
 
 
 def _pair(text: str) -> tuple[str, Any]:
