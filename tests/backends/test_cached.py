@@ -1,5 +1,10 @@
 """The cache changes nothing: every promise of what it wraps holds through it, whoever writes behind its back."""
 
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +14,7 @@ from holdfast.backend import Backend
 from holdfast.backends.memory import MemoryBackend
 from holdfast.backends.sqlite import SQLiteBackend
 from holdfast.testing import BackendSuite, Opener
+from holdfast.testing.tools import VISIBLE, created, fresh, notes
 from holdfast.wrappers.cache import CachedBackend
 
 
@@ -29,3 +35,38 @@ class TestCachedSQLite(BackendSuite):
     @pytest.fixture
     def opener(self, tmp_path: Path) -> Opener:
         return partial(cached_sqlite, str(tmp_path / "store.db"))
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """The exit code of a forked child that does `work`; a child that hangs is ended by its own alarm."""
+    if (child := os.fork()) == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_child_uses_the_cache_whoever_held_its_lock(tmp_path: Path) -> None:
+    backend, key = CachedBackend(SQLiteBackend(str(tmp_path / "store.db")), 3), fresh()
+    asyncio.run(created(backend, key, entries=notes("a")))
+    asyncio.run(backend.read(key, VISIBLE))
+    lock, held, go = backend._lock, threading.Event(), threading.Event()  # pyright: ignore[reportPrivateUsage]  # a thread in its midst
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    code = in_child(lambda: asyncio.run(backend.read(key, VISIBLE)))
+    go.set()
+    thread.join()
+    assert code == 0
+    assert asyncio.run(backend.read(key, VISIBLE)) is not None
+    asyncio.run(backend.close())

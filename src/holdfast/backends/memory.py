@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import weakref
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 
@@ -13,9 +11,10 @@ from ..backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan
 from ..errors import StoreClosed
 from ..ledger import Ledger
 from ..rules import check_sizes
+from ._forks import Forkable, watch_forks
 
 
-class MemoryBackend:
+class MemoryBackend(Forkable):
     """A ledger under a lock."""
 
     capabilities = Capabilities(durable=False, multi_process=False, watch=True, in_place=True)
@@ -26,7 +25,7 @@ class MemoryBackend:
         self._watchers: dict[Key, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._forked = False
         self._closed = False
-        _open.add(self)
+        watch_forks(self)
 
     async def open(self) -> None:
         with self._locked():
@@ -77,6 +76,8 @@ class MemoryBackend:
                     mine[1].clear()
         finally:
             self._watchers[key].discard(mine)
+            if not self._watchers[key]:
+                del self._watchers[key]
 
     @contextmanager
     def _locked(self) -> Generator[Ledger]:
@@ -92,18 +93,6 @@ class MemoryBackend:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
 
-    def in_child(self) -> None:
-        """This is a forked process: say so from now on."""
-        self._lock, self._forked = threading.Lock(), True
-
-
-_open: weakref.WeakSet[MemoryBackend] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for backend in list(_open):
-        backend.in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    def after_fork(self, *, child: bool) -> None:
+        if child:  # where every use says so from now on
+            self._lock, self._forked = threading.Lock(), True

@@ -15,8 +15,9 @@ import apsw
 
 from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
 from ...rules import check_sizes
+from .._forks import Forkable, forget_forks, watch_forks
 from . import log, schema
-from .connections import Connection, Patience, Readers, closed, forget, mapped, translate, watch_forks
+from .connections import Connection, Patience, Readers, closed, end_at_exit, ended, mapped, translate
 from .writer import Writer
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ _LAST_READS_SECONDS = 10.0
 __all__ = ["SQLiteBackend"]
 
 
-class SQLiteBackend:
+class SQLiteBackend(Forkable):
     """Sessions in the SQLite file at `path`.
 
     `synchronous`: "full" (the default: an acknowledged commit survives a power cut), "normal" (survives a crash of the process, a power
@@ -55,16 +56,18 @@ class SQLiteBackend:
         if not self._ready:
             with mapped(self.path):
                 await self._aside(lambda: schema.ensure(self.path, self._patience))
-            self._ready = True
             watch_forks(self)
+            end_at_exit(self)
+            self._ready = True
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         if self._ready:
-            forget(self)
+            ended(self)
             await self._aside(self.at_exit)
+            forget_forks(self)
         if self._threads is not None:
             self._threads.shutdown(wait=False)
 
