@@ -17,7 +17,7 @@ HoldfastError
 │   └── CommitReused           one commit id, two contents
 └── StoreError                 the database can't do what it should
     ├── StoreUnavailable       locked, down or too slow: the write did not happen, try again
-    ├── OutcomeUnknown         the connection broke in mid-commit: repeat the same commit to learn
+    ├── OutcomeUnknown         the connection broke in mid-commit: repeat the same commit to learn (network backends)
     ├── StoreClosed            used after close
     ├── StoreFull              no space left
     ├── StoreReadOnly          no permission to write
@@ -111,7 +111,10 @@ class StoreUnavailable(StoreError):
 
 
 class OutcomeUnknown(StoreError):
-    """The connection broke while a commit was under way: repeating the same commit is safe and tells its outcome."""
+    """The connection broke while a commit was under way: repeating the same commit is safe and tells its outcome.
+
+    Part of the contract for backends over a network. SQLite and memory always know whether a commit happened, and never raise it.
+    """
 
 
 class StoreClosed(StoreError):
