@@ -19,6 +19,7 @@ from holdfast import (
     Store,
     StoreError,
     StoreUnavailable,
+    sync,
     user,
 )
 
@@ -102,6 +103,8 @@ def test_bad_options_of_a_store_are_refused() -> None:
         Store.open("memory://", cache="x")  # type: ignore[arg-type]
     with pytest.raises(InvalidValue, match=r"Store\.open\('sqlite:///chat\.db'\)"):
         Store("sqlite:///chat.db")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match=r"Store\.open"):
+        sync.Store("sqlite:///chat.db")  # type: ignore[arg-type]
     for ttl in (0, float("nan")):
         with pytest.raises(InvalidValue, match=f"ttl {ttl}"):
             Store.open("memory://", ttl=ttl)

@@ -4,7 +4,7 @@ HoldfastError
 ├── UsageError                 what was asked can't be done as asked; nothing was written
 │   ├── InvalidId              a tenant, session, user, key or run id out of bounds       (ValueError)
 │   ├── InvalidURL             a store URL nobody understands                             (ValueError)
-│   ├── InvalidValue           a value that can't be stored                               (ValueError)
+│   ├── InvalidValue           a value that can't be stored, an argument without sense    (ValueError)
 │   ├── TooLarge               an entry, value or blob over the limit                     (ValueError)
 │   ├── MissingExtra           an optional dependency is not installed                    (ImportError)
 │   ├── Unsupported            this backend doesn't do that, and says so before any I/O
@@ -46,7 +46,7 @@ class InvalidURL(UsageError, ValueError):
 
 
 class InvalidValue(UsageError, ValueError):
-    """A value that has no stored form; the message names the place inside it."""
+    """A value that has no stored form, or an argument that makes no sense; the message names the place or the argument."""
 
 
 class TooLarge(UsageError, ValueError):

@@ -24,7 +24,7 @@ from . import state as aio_state
 from . import store as aio_store
 from .backend import Backend
 from .entries import Entry
-from .errors import HoldfastError
+from .errors import HoldfastError, InvalidValue
 from .info import SessionInfo
 from .messages import Message
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
@@ -140,6 +140,8 @@ class Store:
     """`holdfast.Store`, blocking."""
 
     def __init__(self, store: aio_store.Store) -> None:
+        if not isinstance(store, aio_store.Store):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise InvalidValue("holdfast.sync.Store(...) takes a holdfast.Store: write Store.open('sqlite:///chat.db') for a URL")
         self.aio = store
         self._bridge = _Bridge(store.backend)
         self.session_manager = SessionManager(self)
