@@ -348,7 +348,11 @@ class Backend(Protocol):
         ...
 
     async def commit(self, key: Key, commit: Commit) -> Outcome:
-        """Apply `commit` whole and durably, or raise and change nothing: see `rules.judge` for the reasons."""
+        """Apply `commit` whole and durably, or raise and change nothing: see `rules.judge` for the reasons.
+
+        One that only puts off expiry (`rules.mere_contact`) waits for nobody: where another writer is in its way, it may be refused at
+        once with `StoreUnavailable`. The author drops it: whoever uses the session next sends another.
+        """
         ...
 
     async def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from .backend import Backend, Commit, Counts, Head, HeadPatch, Key, Origin
-from .errors import InvalidValue, SessionGone, SessionNotFound
+from .errors import InvalidValue, SessionGone, SessionNotFound, StoreError
 from .ids import new_id, now
 
 
@@ -90,11 +90,11 @@ def check_ttl(seconds: float | None) -> float | None:
 
 
 async def touch(link: Link, key: Key, head: Head, user_id: str | None) -> None:
-    """A read puts off expiry too, at most every tenth of the time to live."""
+    """A read puts off expiry too, at most every tenth of the time to live. No read waits for that or fails by it."""
     if head.ttl is None or head.expires is None or head.claim is not None:
         return
     if head.expires - now() < 0.9 * head.ttl * 1_000_000:
-        with suppress(SessionGone, SessionNotFound):
+        with suppress(SessionGone, SessionNotFound, StoreError):  # whoever reads next tries again
             await link.backend.commit(
                 key,
                 Commit(

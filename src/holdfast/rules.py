@@ -70,6 +70,11 @@ def changes(commit: Commit) -> bool:
     )
 
 
+def mere_contact(commit: Commit) -> bool:
+    """Whether `commit` does no more than put off expiry: a busy backend need not wait to store that (`Backend.commit`)."""
+    return commit.claim is None and commit.answer is None and commit.create is None and not changes(commit)
+
+
 def digest(commit: Commit) -> bytes:
     """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
     parts: list[bytes] = []

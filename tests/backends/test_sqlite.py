@@ -1,15 +1,20 @@
 """The SQLite backend keeps every promise, and flushes every commit that it acknowledges: alone its own, in company a shared one."""
 
 import asyncio
+import os
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from holdfast.backend import Backend
+from holdfast.backend import Backend, Erase, HeadPatch, Range
 from holdfast.backends.sqlite import SQLiteBackend, writer
+from holdfast.backends.sqlite.connections import connect
+from holdfast.errors import StoreUnavailable
+from holdfast.ids import now
+from holdfast.info import Link, touch
 from holdfast.testing import BackendSuite, Opener
-from holdfast.testing.tools import bodies, created, fresh, notes, writing, wrote
+from holdfast.testing.tools import SECOND, blob, bodies, created, fresh, notes, opened, puts, read, refused, writing, wrote
 
 from ..disk import Disk, disk
 
@@ -78,3 +83,38 @@ async def test_room_ahead_of_the_log_is_no_part_of_it(tmp_path: Path, monkeypatc
         assert await it.check() == []
         await it.close()
     assert not logs[0].exists()
+
+
+async def test_a_touch_waits_for_nobody(tmp_path: Path) -> None:
+    """While another process writes, a read of a session whose expiry is due to be put off answers at once, and later puts it off."""
+    path, key, past = str(tmp_path / "store.db"), fresh(), now() - 50 * SECOND
+    async with opened(partial(SQLiteBackend, path, busy_timeout=30)) as backend:
+        head = await created(backend, key, time=past, patch=HeadPatch(ttl=100))
+        link = Link(backend, key.tenant, True, None)
+        other = connect(path, patience=None, synchronous="full", vfs=None, writable=True)
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(5):
+            await touch(link, key, head, None)
+        with refused(StoreUnavailable):
+            await backend.commit(key, writing(head))
+        other.execute("ROLLBACK")
+        other.close()
+        assert (await read(backend, key)).head == head
+        await touch(link, key, head, None)
+        assert ((await read(backend, key)).head.expires or 0) > (head.expires or 0) + 40 * SECOND
+
+
+async def test_deleted_text_is_not_in_the_file(tmp_path: Path) -> None:
+    """What was deleted, cleared, hidden and then deleted, replaced or dropped can't be read from the bytes of the closed file."""
+    path, keys = tmp_path / "store.db", [fresh() for _ in range(12)]
+    async with opened(partial(SQLiteBackend, str(path))) as backend:
+        kept = await created(backend, keys[0], entries=notes(*["kept" * 50] * 40))
+        for n, key in enumerate(keys[1:]):
+            secrets = tuple(f"SECRET-{n}-{it} " * (it**3 % 700 + 1) for it in range(60))
+            rest = {"puts": puts(a=secrets[-1], b=secrets[3]), "blobs": (blob("b", secrets[9]),)}
+            head = await created(backend, key, entries=notes(*secrets), **rest)
+            head = await wrote(backend, key, head, hide=(Range(5, 30),), puts=puts(a="x", b=None))
+            kept = await wrote(backend, keys[0], kept, entries=notes("kept"))
+            await backend.commit(key, writing(head, erase=Erase("session") if n % 2 else Erase("content", n + 1)))
+    assert b"SECRET" not in path.read_bytes()
+    assert os.listdir(tmp_path) == ["store.db"]

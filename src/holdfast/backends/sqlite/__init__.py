@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import apsw
 
 from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
-from ...rules import check_sizes
+from ...rules import check_sizes, mere_contact
 from .._forks import Forkable, forget_forks, watch_forks
 from . import log, schema
 from .connections import Connection, Patience, Readers, closed, end_at_exit, ended, mapped, translate
@@ -115,6 +115,8 @@ class SQLiteBackend(Forkable):
         check_sizes(commit, self.capabilities.max_entry_bytes)
         if not self._ready:
             await self.open()
+        if mere_contact(commit):
+            return await self._aside(lambda: self.writer.attempt(lambda connection: log.commit(connection, key, commit)))
         return await self.writer.run(lambda connection: log.commit(connection, key, commit), small=_small_commit(commit))
 
     async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:

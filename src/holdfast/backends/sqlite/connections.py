@@ -88,6 +88,8 @@ def connect(path: str, *, patience: Patience | None, synchronous: str, vfs: str 
     connection = cast("Connection", opened)
     connection.set_busy_handler(patience)
     connection.pragma("synchronous", synchronous)
+    if writable:
+        connection.pragma("secure_delete", 1)  # "fast" would leave what lay on freed pages readable
     if not writable:
         connection.pragma("query_only", 1)
     return connection

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _BATCH = 256
 _IN_PLACE_SECONDS = 40e-6
 """Where a COMMIT takes less than a thread switch (a RAM disk, `synchronous=normal`), a lone one is done where it is asked."""
+_ATTEMPT_SECONDS = 0.02
 _CHECKPOINT_PAGES = 4000
 _ROOM_AHEAD = 32
 _ROOM_STEP = 1024
@@ -157,9 +158,18 @@ class Writer:
                 self._thread = threading.Thread(target=self._loop, args=(self._jobs,), name="holdfast-writer", daemon=True)
                 self._thread.start()
 
-    def _in_place(self, job: Job[Any]) -> bool:
-        """Try `job` on this thread, without waiting for anybody; False leaves it undone."""
-        if not self._lock.acquire(blocking=False):
+    def attempt(self, work: JobWork[T]) -> T:
+        """The result of `work`, on this thread; `StoreUnavailable` at once where another process is writing or this one long."""
+        if self._closed:
+            raise closed(self._path)
+        job: Job[T] = Job(work, None)
+        if not self._in_place(job, _ATTEMPT_SECONDS):
+            raise translate(self._path, apsw.BusyError())
+        return job.answer()
+
+    def _in_place(self, job: Job[Any], seconds: float = 0) -> bool:
+        """Try `job` on this thread, without waiting for another process, `seconds` at most for this one's; False leaves it undone."""
+        if not self._lock.acquire(timeout=seconds):
             return False
         try:
             self._patience.waits = False
