@@ -214,7 +214,8 @@ class Threads:
     async def _newest(self, at: Place, user: str | None) -> tuple[Found, Chunks] | None:
         """One request where this process knows the newest checkpoint already; otherwise one to find it and one for its parts."""
         guess, seen = self._guess(at)
-        parts = self._parts(guess, seen) if seen else ()
+        have: Chunks = {}
+        parts = [*self._parts(guess, seen, have)] if seen else ()
         snapshot = await self._look(at.thread, user, blobs(prefix=tips_prefix(at.ns)), *parts, ns=at.ns)
         near = _blobs(snapshot)
         newest = max((blob for blob in near if blob.key.startswith("t/")), key=lambda blob: place_of(at.thread, blob.key), default=None)
@@ -222,9 +223,9 @@ class Threads:
             return None
         place, record = place_of(at.thread, newest.key), record_of(newest)
         if seen is None or place != guess:
-            near = _blobs(await self._look(at.thread, user, *self._parts(place, record)))
+            near = _blobs(await self._look(at.thread, user, *self._parts(place, record, have)))
         it = found(place, record, near)
-        return it, await self._gathered(at.thread, user, it.refs, near=near)
+        return it, await self._gathered(at.thread, user, it.refs, near=near, have=have)
 
     def _guess(self, at: Place) -> tuple[Place, Record | None]:
         """The newest checkpoint as this process has last seen it."""
@@ -232,11 +233,12 @@ class Threads:
         place = at._replace(id=max(known.tips.get(at.ns, ()), default="") if known else "")
         return place, self._records.get(_record_key(place, known)) if known else None
 
-    def _parts(self, place: Place, record: Record) -> Iterator[BlobRange]:
-        """What belongs to the checkpoint beside its record, as far as that tells and it isn't at hand."""
+    def _parts(self, place: Place, record: Record, have: Chunks) -> Iterator[BlobRange]:
+        """What belongs to the checkpoint beside its record, as far as that tells and it isn't at hand; `have` gets what is."""
         yield blobs(prefix=writes_prefix(place))
         parts = needed(record.values.values(), self.chunks.get)
-        if missing := parts - self.chunks.some(parts).keys():
+        have |= self.chunks.some(parts - have.keys())
+        if missing := parts - have.keys():
             yield blobs(keys=map(chunk_key, missing))
 
     async def _gathered(
@@ -326,15 +328,14 @@ class Threads:
             before = self._records.get(_record_key(at._replace(id=parent), known)) if parent else None
             made = draft(before)
             try:
-                commit = await self._storing(at, user, known, before, made, entry)
+                commit, new = await self._storing(at, user, known, before, made, entry)
                 outcome = await self._commit(at.thread, msgspec.structs.replace(commit, fence=fence))
             except (Conflict, _Torn):
                 self._known.put(at.thread, _Known(known.incarnation))
                 if attempt == _TRIES - 1:
                     raise
                 continue
-            kept = self.chunks.some(made.chunks)
-            self._keep({digest: typed for digest, typed in made.chunks.items() if digest not in kept})
+            self._keep(new)
             known.follow(commit, outcome)
             known.tips[at.ns] = frozenset(tip for tip in {*known.tips.get(at.ns, ()), at.id} if tip >= at.id)
             self._records.put((at, known.incarnation, removals), made.record)
@@ -408,19 +409,22 @@ class Threads:
     async def _commit(self, thread: str, commit: Commit) -> Outcome:
         return await self.store.backend.commit(Key(self.store.tenant, thread), commit)
 
-    async def _storing(self, at: Place, user: str | None, known: _Known, before: Record | None, made: Draft, entry: Show) -> Commit:
-        """The commit that stores a checkpoint: its record, and what its parent's record doesn't refer to already."""
+    async def _storing(
+        self, at: Place, user: str | None, known: _Known, before: Record | None, made: Draft, entry: Show
+    ) -> tuple[Commit, Chunks]:
+        """The commit that stores a checkpoint: its record, and those chunks, given too, that its parent's record doesn't refer to."""
         tips = known.tips.get(at.ns, frozenset[str]())
         stored = needed(before.values.values(), self.chunks.get) if before else set[bytes]()
         newest = at.id >= max(tips, default="")
         puts = record_puts(made.record, checkpoint_key(at), *([tip_key(at)] if newest else []))
-        puts += [chunk_put(digest, typed) for digest, typed in made.chunks.items() if digest not in stored]
+        new = {digest: typed for digest, typed in made.chunks.items() if digest not in stored}
+        puts += [chunk_put(digest, typed) for digest, typed in new.items()]
         drops = tuple(BlobDrop(NAMESPACE, tip_key(at._replace(id=tip))) for tip in tips if tip < at.id)
         unremoved = (Put(f"{_REMOVAL}{known.removals + 1}", None, if_version=0),) if stored else ()
         commit = self._begun(known, user, blobs=tuple(puts), drops=drops if newest else (), puts=unremoved)
         if not newest or at.ns or self.channel not in made.record.values:
-            return commit
-        return await self._showing(at.thread, user, known, commit, before, made, entry)
+            return commit, new
+        return await self._showing(at.thread, user, known, commit, before, made, entry), new
 
     async def _showing(
         self, thread: str, user: str | None, known: _Known, commit: Commit, before: Record | None, made: Draft, entry: Show
