@@ -10,10 +10,10 @@ import msgspec
 from . import entries as kinds
 from .backend import ClaimAct, Counts, HeadPatch
 from .entries import NewEntry
-from .errors import Fenced, InvalidValue, SessionGone, SessionNotFound, TooLarge
+from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
 from .messages import Message, encode_message
-from .runs import CANCELLED, COMPLETED, ERROR, RUNNING, Metrics, RunEvent, through
+from .runs import CANCELLED, COMPLETED, ERROR, INTERRUPTED, RUNNING, Metrics, Patience, RunEvent, through
 
 if TYPE_CHECKING:
     from .session import Session
@@ -32,20 +32,52 @@ class Run:
         self.attempt = 1
         self.ended = False
 
-    async def begin(self, input: tuple[Message, ...], wait: float, lease: float) -> None:
-        """Store the input and the run's beginning and take the claim, in one commit."""
+    async def begin(self, input: tuple[Message, ...], wait: float, lease: float, *, supplied: bool) -> None:
+        """Store the input and the run's beginning and take the claim, in one commit.
+
+        A `supplied` id may have been used: see `Session.run` for what happens then.
+        """
+        patience = Patience(wait)
+        while True:
+            seen = await self._look_back() if supplied else None
+            try:
+                await self._take(input, patience.left(), lease, seen)
+            except Conflict as conflict:
+                await patience.again(conflict)  # somebody wrote since we looked back, perhaps this very run
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    await through(self._give_up(error))
+                raise
+            else:
+                return
+
+    async def _look_back(self) -> int:
+        """What became of this id before decides whether it may run; the version of the session at which that was so."""
+        before = await self.session.get_run(self.id)
+        if before is None:
+            return self.session.version
+        if before.status == RUNNING:
+            raise SessionBusy(f"run {self.id!r} of {self.session.key} is under way: wait for it, or leave run_id out to start another")
+        if before.status not in (ERROR, CANCELLED, INTERRUPTED):
+            raise UsageError(f"run {self.id!r} of {self.session.key} is {before.status}: read it with session.entries(run_id=...)")
+        self.attempt = before.attempt + 1
+        return self.session.version
+
+    async def _take(self, input: tuple[Message, ...], wait: float, lease: float, seen: int | None) -> None:
         time = now()
         added = (self._event(RunEvent(FORM, RUNNING, self.attempt), time), *self._messages(input, time))
-        counts = counts_of(added) + Counts(runs=1)
+        counts = counts_of(added) + Counts(runs=int(self.attempt == 1))
         take = ClaimAct("take", self.id, lease)
         patch = HeadPatch(agent=self.agent) if self.agent else None
-        try:
-            self.fence = (await self.session.take(wait, take, entries=added, counts=counts, time=time, patch=patch)).fence
-        except BaseException as error:
-            if not isinstance(error, Exception) and (taken := await through(self.session.fence_of(self.id))) is not None:
-                self.fence = taken  # cancelled while the commit was under way, and it went through
-                await through(self.fail(error))
-            raise
+        head = await self.session.take(wait, take, expect=seen, entries=added, counts=counts, time=time, patch=patch)
+        self.fence = head.fence
+
+    async def _give_up(self, error: BaseException) -> None:
+        """Cancelled while the first commit was under way: if it went through, this run has begun and ends here."""
+        fence = await self.session.fence_of(self.id)
+        if fence is not None:
+            self.fence = fence
+            await self.fail(error)
 
     async def append(self, *messages: Message) -> int:
         """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""

@@ -11,7 +11,6 @@ import random
 import sys
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -120,24 +119,43 @@ class Patience:
             self._seen, self._since = (fence, beat), now
         return self._seen if now - self._since >= lease else None
 
+    def left(self) -> float:
+        """Seconds that may still be waited."""
+        return max(self._deadline - time.monotonic(), 0.0)
+
     def over(self) -> bool:
         return time.monotonic() >= self._deadline
 
+    async def again(self, error: Exception) -> None:
+        """Before another try: raise `error`, what the last one ended with, when the time is over; wait a moment otherwise."""
+        if self.over():
+            raise error
+        await self.step()
+
     async def step(self) -> None:
         """Wait a moment: a random one, so that those who wait together do not come back together, and a longer one each time."""
-        await pause(min(random.uniform(0, self._step), max(self._deadline - time.monotonic(), 0.0)))
+        await pause(min(random.uniform(0, self._step), self.left()))
         self._step = min(self._step * 1.5, 0.25)
 
 
 async def through(last: Coroutine[Any, Any, T]) -> T:
-    """The result of a last write, however often its task is cancelled meanwhile (anyio's scopes cancel again at every await)."""
+    """The result of a last write, ended however often its task is cancelled meanwhile (anyio's scopes cancel again at every await).
+
+    The cancellation is raised once the write has ended.
+    """
     import asyncio
 
     writing = asyncio.create_task(last)
+    cancelled: asyncio.CancelledError | None = None
     while not writing.done():
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait({writing})
-    return writing.result()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = writing.result()
+    if cancelled is not None:
+        raise cancelled
+    return result
 
 
 async def pause(seconds: float) -> None:

@@ -38,7 +38,7 @@ from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, Se
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .messages import Message, decode_message
-from .rules import may_use
+from .rules import changes, may_use
 from .running import Run, counts_of, message_entry
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
 from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache, encode_value
@@ -177,31 +177,36 @@ class Session:
             raise UsageError("rewind takes either to=SEQ or last=N messages")
         if to is not None and to < 0:
             raise InvalidValue(f"to={to}: give the seq of the last entry to keep, or 0 to hide all")
+        patience = runs.Patience(WAIT)
         while True:
             first = to + 1 if to is not None else await self._seq_of_last(last or 0)
             gone = await self.entries(after=first - 1)
             if not gone:
                 return 0
             try:
-                await self.write(hide=(Range(gone[0].seq, gone[-1].seq),), expect=self.version, staged=False)
-            except Conflict:
-                continue
-            return len(gone)
+                await self.write(hide=(Range(first, gone[-1].seq),), expect=None if last is None else self.version, staged=False)
+            except Conflict as conflict:
+                await patience.again(conflict)
+            else:
+                return len(gone)
 
     async def pop(self) -> Message | None:
         """Hide the newest message and return it; None when there is none."""
+        patience = runs.Patience(WAIT)
         while True:
             newest = await self.entries(last=1, kinds=(kinds.MESSAGE,))
             if not newest:
                 return None
             try:
                 await self.write(hide=(Range(newest[0].seq, newest[0].seq),), expect=self.version, staged=False)
-            except Conflict:
-                continue
-            return newest[0].message()
+            except Conflict as conflict:
+                await patience.again(conflict)
+            else:
+                return newest[0].message()
 
     async def replace(self, messages: Sequence[Message], *, expect: int | None = None) -> int:
         """Hide the whole history and put `messages` in its place, in one atomic commit; the version after it."""
+        patience = runs.Patience(WAIT)
         while True:
             head = (await self._read(ReadPlan())).head
             time = now()
@@ -216,11 +221,12 @@ class Session:
                     time=time,
                     staged=False,
                 )
-            except Conflict:
+            except Conflict as conflict:
                 if expect is not None:
                     raise
-                continue
-            return outcome.version
+                await patience.again(conflict)
+            else:
+                return outcome.version
 
     async def delete(self) -> None:
         """Remove the session and everything it holds. A writer that comes late gets `SessionGone`."""
@@ -295,12 +301,20 @@ class Session:
     async def runs(self, *, last: int = 20) -> list[RunInfo]:
         """The newest `last` runs in the order they began."""
         _check_last(last)
-        window = Window(limit=3 * last, kinds=(kinds.RUN,))
-        snapshot = await self._read(ReadPlan(entries=window))
-        found = runs.fold(snapshot.entries or [], snapshot.head.claim)[-last:]
-        if snapshot.head.hides and any(run.status == runs.INTERRUPTED for run in found):
-            found = [await self._unrewound(run) for run in found]
+        told: list[Entry] = []
+        page: list[Entry] | None = None
+        while page is None or (len(page) == 4 * last and len({entry.run_id for entry in told}) <= last):
+            page = await self.entries(last=4 * last, before=told[0].seq if told else None, kinds=(kinds.RUN,))
+            told = page + told
+        found = runs.fold(told, self._seen.claim)[-last:] if last else []
+        if self._seen.hides and any(run.status == runs.INTERRUPTED for run in found):
+            found = [await self.get_run(run.id) or run for run in found]
         return found
+
+    async def get_run(self, run_id: str) -> RunInfo | None:
+        """One run by its id, or None; also one that was rewound."""
+        told = await self.entries(kinds=(kinds.RUN,), run_id=check_id(run_id, "run id"), hidden=True)
+        return runs.fold(told, self._seen.claim)[-1] if told else None
 
     async def refresh(self) -> None:
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""
@@ -314,10 +328,10 @@ class Session:
         """Hold the right to run; yields its fence. Waits up to `wait` seconds for another holder, then raises `SessionBusy`."""
         holder = holder or new_id()
         try:
-            fence = (await self.take(wait, ClaimAct("take", holder, lease))).fence
+            fence = (await self.take(wait, ClaimAct("take", holder, lease), staged=False)).fence
         except BaseException as error:
             if not isinstance(error, Exception):  # cancelled, and it may have gone through
-                await runs.through(self._release(await runs.through(self.fence_of(holder))))
+                await runs.through(self._release_of(holder))
             raise
         with self._beating(fence, lease):
             try:
@@ -331,10 +345,11 @@ class Session:
     ) -> AsyncGenerator[Run]:
         """One run: its input is stored before the body begins, its status whichever way the body ends.
 
-        The body's exception is recorded as `error` (cancellation as `cancelled`) and raised on. One run at a time per session.
+        The body's exception is recorded as `error` (cancellation as `cancelled`) and raised on. One run at a time per session. A
+        `run_id` that has been used: a run under way is `SessionBusy`, one that failed is tried again, one that ended is a `UsageError`.
         """
         run = Run(self, new_id() if run_id is None else check_id(run_id, "run id"), agent)
-        await run.begin(input, wait, lease)
+        await run.begin(input, wait, lease, supplied=run_id is not None)
         with self._beating(run.fence, lease):
             try:
                 yield run
@@ -395,11 +410,9 @@ class Session:
             put = Put(key, encode_value(key, value), row.version if row and row.value is not None else 0)
             try:
                 await self.write(puts=(put,), staged=False, detach=key)
-            except Conflict:
-                if patience.over():
-                    raise
+            except Conflict as conflict:
+                await patience.again(conflict)
                 await self._read(ReadPlan(state_since=self.cells.synced))
-                await patience.step()
             else:
                 return value
 
@@ -477,6 +490,7 @@ class Session:
             **parts,
         )
         outcome = await link.backend.commit(self.key, commit)
+        made = changes(commit) and not outcome.repeated
         self._advance(head, outcome.head)
         if act == "release":
             self._fence = None
@@ -486,7 +500,7 @@ class Session:
             self.cells.synced = 0  # others may have written since it was applied: the next read tells
         elif erase is not None:
             self.cells.synced = outcome.version - 1
-        self.cells.written(puts, outcome.version, erased=erase is not None)
+        self.cells.written(puts, outcome.version, made=made, erased=erase is not None)
         if staged and self._service_id is service_id:
             self._service_id = UNSET
         return outcome
@@ -503,12 +517,6 @@ class Session:
             return patch
         return msgspec.structs.replace(patch or HeadPatch(), service_ids={"": self._service_id})
 
-    async def _unrewound(self, run: RunInfo) -> RunInfo:
-        """The run as it ended, though its end may have been hidden by a rewind."""
-        if run.status != runs.INTERRUPTED:
-            return run
-        return runs.fold(await self.entries(kinds=(kinds.RUN,), run_id=run.id, hidden=True), self._seen.claim)[-1]
-
     async def blobs(self, namespace: str, *, prefix: str = "") -> list[Blob]:
         """The blobs of one namespace whose keys begin with `prefix`, in the order of keys."""
         wanted = BlobRange(namespace=namespace, prefix=prefix)
@@ -522,10 +530,14 @@ class Session:
         await run.record(status, metrics, error)
         return run.id
 
-    async def _release(self, fence: int | None) -> None:
+    async def _release(self, fence: int) -> None:
+        with suppress(SessionGone, SessionNotFound):
+            await self.write(claim=ClaimAct("release"), fence=fence, staged=False)
+
+    async def _release_of(self, holder: str) -> None:
+        fence = await self.fence_of(holder)
         if fence is not None:
-            with suppress(SessionGone, SessionNotFound):
-                await self.write(claim=ClaimAct("release"), fence=fence, staged=False)
+            await self._release(fence)
 
     async def fence_of(self, holder: str) -> int | None:
         """The fence of the claim that `holder` has; None if it has none."""
@@ -543,6 +555,8 @@ class Session:
 
     async def take(self, wait: float, take: ClaimAct, **parts: Any) -> Head:
         """Commit `parts` together with taking the claim, as soon as it is free or has stood still for its lease."""
+        if self._fence is not None:
+            raise UsageError(f"this handle holds {self.key} already: use the run or the claim around this, or another handle to wait")
         patience = runs.Patience(wait)
         while True:
             try:
@@ -561,6 +575,20 @@ class Session:
                 assert outcome.head is not None
                 return outcome.head
 
+    async def _renew(self, fence: int) -> None:
+        """One heartbeat. It leaves the handle alone, for it may come from another thread than the handle's."""
+        link = self._linked
+        renew = Commit(
+            id=new_id(),
+            time=now(),
+            incarnation=self._seen.incarnation,
+            user_id=self.user_id,
+            check_owner=not link.as_admin,
+            fence=fence,
+            claim=ClaimAct("renew"),
+        )
+        await link.backend.commit(self.key, renew)
+
     def forget_claim(self) -> None:
         """Commits of this handle carry no fence any more; the claim itself is left as it is."""
         self._fence = None
@@ -575,7 +603,7 @@ class Session:
                 while True:
                     await sleep(lease / 3)
                     with suppress(StoreError):  # the next beat may get through
-                        await self.write(claim=ClaimAct("renew"), fence=fence, staged=False)
+                        await self._renew(fence)
 
         beating = create_task(beat())
         self._fence = fence

@@ -94,20 +94,24 @@ class Cells:
         return key in self._live or (self._staged[key] if key in self._staged else self._stored(key)) is not None
 
     def pending(self) -> tuple[Put, ...]:
-        """What the next commit has to write: staged keys, and handed-out containers that are no longer what was handed out."""
+        """What the next commit has to write: whatever was set or deleted, and handed-out containers that are no longer what they were.
+
+        A value that was set is written even where the same is known to be stored: somebody else may have written since.
+        """
         wanted = dict(self._staged)
         for key, (value, data, _) in self._live.items():
             if (now := encode_value(key, value)) != data:
                 wanted[key] = now
-        return tuple(Put(key, data) for key, data in wanted.items() if data != self._stored(key))
+        return tuple(Put(key, data) for key, data in wanted.items())
 
     def touched(self, key: str) -> bool:
         return self.cleared or any(put.key == key for put in self.pending())
 
-    def written(self, puts: tuple[Put, ...], version: int, *, erased: bool) -> None:
-        """The commit of `puts` went through as `version`: what is staged and unchanged since is stored now.
+    def written(self, puts: tuple[Put, ...], version: int, *, made: bool, erased: bool) -> None:
+        """The commit of `puts` went through: what is staged and unchanged since is stored now, as `version`.
 
-        A staged `clear` stays staged until a commit has `erased` the session.
+        `made`: the commit itself made that version; a claim or a heartbeat makes none, and what others wrote is yet to be read. A staged
+        `clear` stays staged until a commit has `erased` the session.
         """
         if self.cleared and not erased:
             return
@@ -118,8 +122,7 @@ class Cells:
                 del self._staged[put.key]
             if put.key in self._live:
                 self._live[put.key] = self._live[put.key]._replace(data=put.value)
-        self._staged = {key: data for key, data in self._staged.items() if data != self._stored(key)}
-        if version == self.synced + 1:
+        if made and version == self.synced + 1:
             self.synced = version
 
     def update(self, rows: Mapping[str, StateRow], whole: bool, version: int) -> None:

@@ -417,6 +417,9 @@ class Session:
     def runs(self, *, last: int = 20) -> list[RunInfo]:
         return self.call(self.aio.runs(last=last))
 
+    def get_run(self, run_id: str) -> RunInfo | None:
+        return self.call(self.aio.get_run(run_id))
+
     def refresh(self) -> None:
         self.call(self.aio.refresh())
 
