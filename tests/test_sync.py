@@ -24,6 +24,7 @@ PAIRS: dict[str, tuple[type, type]] = {
     "SessionManager": (holdfast.SessionManager, sync.SessionManager),
 }
 ENGINE = {
+    "Store": {"touch"},
     "Session": {"attach", "blobs", "cells", "change", "fence_of", "forget_claim", "key", "record_run", "take", "write"},
     "Run": {"begin", "fail", "record"},
 }

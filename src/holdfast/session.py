@@ -169,7 +169,7 @@ class Session:
         await self.write(patch=HeadPatch(ttl=check_ttl(seconds)), staged=False)
 
     async def rewind(self, *, to: int | None = None, last: int | None = None) -> int:
-        """Hide the entries after seq `to`, or the newest `last` messages with what follows them; how many entries were hidden.
+        """Hide the entries after seq `to`, or the newest `last` messages with what follows them; how many were there to be hidden.
 
         They stay in the record, out of every window.
         """
@@ -303,7 +303,7 @@ class Session:
         _check_last(last)
         told: list[Entry] = []
         page: list[Entry] | None = None
-        while page is None or (len(page) == 4 * last and len({entry.run_id for entry in told}) <= last):
+        while page is None or (page and len(page) == 4 * last and len({entry.run_id for entry in told}) <= last):
             page = await self.entries(last=4 * last, before=told[0].seq if told else None, kinds=(kinds.RUN,))
             told = page + told
         found = runs.fold(told, self._seen.claim)[-last:] if last else []

@@ -134,7 +134,7 @@ async def test_a_rewind_beside_an_append_hides_only_what_it_saw(store: Store) ->
     hidden = sum(result or 0 for result in results)
     entries = await session.entries(hidden=True)
     assert [entry.seq for entry in entries] == list(range(1, 19))
-    assert sum(entry.hidden for entry in entries) == hidden >= 4
+    assert hidden >= sum(entry.hidden for entry in entries) >= 4
     left = await texts(await reopened(session, store))
     assert left[:2] == ["q0", "a0"]
     assert [text[1:] for text in left[::2]] == [text[1:] for text in left[1::2]]

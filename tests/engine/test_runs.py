@@ -14,8 +14,10 @@ from holdfast import (
     Message,
     Metrics,
     Session,
+    SessionBusy,
     Store,
     ToolCall,
+    UsageError,
     assistant,
     tool,
     user,
@@ -38,6 +40,24 @@ async def test_what_the_handle_writes_in_its_run_carries_the_fence(db: Database)
             await run.finish()
         run.ended = True
     assert await texts(await store.session("s")) == ["first"]
+
+
+async def test_a_run_id_runs_once(db: Database) -> None:
+    session = await db.store().session("s")
+    with pytest.raises(ValueError, match="model"):
+        async with session.run(user("first try"), run_id="r"):
+            raise ValueError("model")
+    async with session.run(user("second try"), run_id="r") as run:
+        assert run.attempt == 2
+        with pytest.raises(SessionBusy, match="'r'"):
+            async with (await db.store().session("s")).run(run_id="r"):
+                pass
+    with pytest.raises(UsageError, match="completed"):
+        async with session.run(user("third try"), run_id="r"):
+            pass
+    found = await session.get_run("r")
+    assert found is not None
+    assert (found.status, found.attempt, session.info.counts.runs) == ("completed", 2, 1)
 
 
 async def test_a_run_may_clear_its_own_session(db: Database) -> None:
