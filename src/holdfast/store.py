@@ -12,7 +12,7 @@ from typing import Any, Self, TypedDict, Unpack
 import msgspec
 
 from . import transfer
-from .backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, ReadPlan, Snapshot
+from .backend import Backend, Commit, Create, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
 from .errors import HoldfastError, InvalidURL, InvalidValue, SessionGone, SessionNotFound
 from .ids import SCOPE_PREFIXES, check_id, check_session_id, new_id, new_incarnation, now
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
@@ -167,6 +167,10 @@ class Store:
         await touch(self._link, Key(self.tenant, session_id), snapshot.head, user_id)
         handle.attach(self._link, snapshot)
         return handle
+
+    async def touch(self, session_id: str, head: Head, *, user_id: str | None = None) -> None:
+        """What a read of a session's own does: put off its expiry. For who has read the backend itself and got `head`."""
+        await touch(self._link, Key(self.tenant, session_id), head, user_id)
 
     async def has(self, session_id: str, *, user_id: str | None = None) -> bool:
         """Whether there is such a session for this caller."""

@@ -50,10 +50,11 @@ from holdfast import (
     ToolCall,
     ToolResult,
 )
-from holdfast.adapters.langgraph import HoldfastSaver, records
+from holdfast.adapters.langgraph import HoldfastSaver, records, threads
 from holdfast.adapters.langgraph.chunks import Chunks, needed, refer, resolve
 from holdfast.adapters.langgraph.records import place_of
 from holdfast.backend import BlobRange, ClaimAct, Commit, Key, Outcome, ReadPlan, Snapshot
+from holdfast.ids import now
 from holdfast.store import backend_for
 from holdfast.wrappers.base import Wrapper
 
@@ -844,3 +845,25 @@ async def test_what_is_encrypted_stays_so_and_is_stored_once(store: Store) -> No
     stored = [records.chunk_of(blob)[1] for blob in snapshot.blobs or () if blob.key.startswith("k/")]
     assert not any(b"secret" in chunk.data for chunk in stored)
     assert sum(len(chunk.data) for chunk in stored) < 12 * 4 * 1500 + 3 * 1500
+
+
+# --- expiry ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+async def test_reading_a_thread_puts_off_its_expiry(backend: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Store.open("memory://" if backend == "memory" else url, ttl=100) as store:
+        graph = chat(HoldfastSaver(store))
+        for age, moved in ((5, False), (20, True)):
+            await store.delete("t")
+            past = now() - age * 1_000_000
+            with monkeypatch.context() as patch:
+                patch.setattr(threads, "now", lambda past=past: past)
+                await graph.ainvoke(said("hi"), config())
+            (before,) = (await store.list()).items
+            assert texts(await graph.aget_state(config())) == ["hi", "heard hi"]
+            (after,) = (await store.list()).items
+            assert before.expires_at is not None
+            assert after.expires_at is not None
+            assert (after.expires_at > before.expires_at) == moved
+            assert after.version == before.version

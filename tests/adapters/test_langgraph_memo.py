@@ -46,7 +46,7 @@ def conversation(count: int = 12) -> list[AnyMessage]:
         lambda n: HumanMessage(f"question {n}", id=f"h{n}"),
         lambda n: AIMessage(f"answer {n}", id=f"a{n}", response_metadata=copy.deepcopy(META)),
         lambda n: AIMessage("", id=f"c{n}", tool_calls=[call(n)]),
-        lambda n: ToolMessage("sunny", id=f"t{n}", tool_call_id=f"call-{n}"),
+        lambda n: ToolMessage(content="sunny", id=f"t{n}", tool_call_id=f"call-{n}"),
         lambda n: HumanMessage([{"type": "text", "text": f"part {n}"}], id=f"p{n}"),
     ]
     return [makers[number % len(makers)](number) for number in range(count)]
@@ -85,8 +85,18 @@ def number_for_truth(message: Any) -> None:
     message.response_metadata["done"] = 1
 
 
-CHANGES = [(0, content), (0, kwargs), (0, extra), (1, nested), (1, number_for_truth), (1, append_tool_call), (2, append_tool_call)]
-CHANGES += [(4, content_block), (3, content), (11, kwargs)]
+CHANGES: list[tuple[int, Any]] = [
+    (0, content),
+    (0, kwargs),
+    (0, extra),
+    (1, nested),
+    (1, number_for_truth),
+    (1, append_tool_call),
+    (2, append_tool_call),
+    (4, content_block),
+    (3, content),
+    (11, kwargs),
+]
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -132,8 +142,14 @@ def containers(message: BaseMessage) -> list[Any]:
 def test_what_is_not_plain_goes_to_the_serializer() -> None:
     plain = JsonPlusSerializer(allowed_msgpack_modules=True)
     serde = remembering(plain)
-    values: list[Any] = [*conversation(), Special("mine", id="s"), AIMessageChunk("piece", id="k"), HumanMessage("x", id="e", mood="good"), {"a": 1}]
-    values += [ToolMessage("y", tool_call_id="1", artifact={1, 2}, id="o"), "text", None]
+    values: list[Any] = [
+        *conversation(),
+        Special(content="mine", id="s"),
+        AIMessageChunk(content="piece", id="k"),
+        HumanMessage("x", id="e", mood="good"),
+        {"a": 1},
+    ]
+    values += [ToolMessage(content="y", tool_call_id="1", artifact={1, 2}, id="o"), "text", None]
     ref, chunks = stored(values, serde)
     for _ in range(3):
         back = resolve(ref, serde, chunks)

@@ -23,7 +23,7 @@ from .recent import Recent
 
 _CLASSES = frozenset((AIMessage, ChatMessage, FunctionMessage, HumanMessage, SystemMessage, ToolMessage))
 _FIELDS = frozenset((str, dict, list, type(None)))
-"""What a field holds: of these, what is equal is serialized alike; numbers need not be, and are looked at more closely inside containers."""
+"""What a field holds: of these, what is equal is serialized alike; numbers need not be, and are looked at more closely in containers."""
 _SHORT = 8
 """Lists of fewer elements aren't worth it."""
 _FORM = 2
@@ -67,7 +67,7 @@ class _Filled(NamedTuple):
 
 
 class _Seen:
-    """A list as it was handed out or stored: its very messages, what their fields were, and what was made of them. Not changed once kept."""
+    """A list as it was handed out or stored: its very messages, what their fields were, what was made of them. Not changed once kept."""
 
     def __init__(self, before: _Seen | None = None) -> None:
         self.messages: list[Any] = []
@@ -176,7 +176,7 @@ class Remembering(Lists):
         return shape
 
     def _keep(self, seen: _Seen) -> None:
-        """Under the identity of its first message, which lives as long as it is kept; what began with another copy of that one is let go."""
+        """Under the identity of its first message, which lives as long as it is kept; a list with another copy of that one is let go."""
         key, first = id(seen.messages[0]), seen.refs[0]
         before = self._latest.get(first)
         if before is not None and before != key:
@@ -205,7 +205,7 @@ def _shape(message: Any) -> _Shape | None:
 
 def _made(shape: _Shape) -> BaseMessage:
     """A new message like this one, with containers of its own."""
-    kind, kept, given, dicts, lists, full, packed = shape
+    _, kept, given, dicts, lists, full, packed = shape
     fields = kept.copy()
     for name in dicts:
         fields[name] = {}
@@ -213,7 +213,7 @@ def _made(shape: _Shape) -> BaseMessage:
         fields[name] = []
     if full:
         fields.update(zip(full, marshal.loads(packed), strict=True))
-    message = object.__new__(kind)
+    message = object.__new__(shape.kind)
     _set(message, "__dict__", fields)
     _set_given(message, given.copy())
     _set_extra(message, {})
@@ -231,7 +231,7 @@ def _packed(fields: dict[str, Any], names: Sequence[str]) -> bytes:
 
 def _plain(value: Any, depth: int = 32) -> bool:
     """Whether the value is of JSON's kinds and no subclass of them."""
-    kind = type(value)
+    kind: type[Any] = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return True
     if depth <= 0:

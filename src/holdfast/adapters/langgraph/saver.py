@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, TypeVar, cast
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -26,10 +27,10 @@ from ...entries import NewEntry
 from ...errors import InvalidId, InvalidValue
 from ...ids import check_session_id
 from .chunks import Chunks, Inline, Ref, refer, resolve
+from .elsewhere import unseen
 from .memo import remembering
 from .records import FORM, Found, Place, Record, Write
 from .sealed import new_seals, steady
-from .shared import shared
 from .threads import Draft, Threads
 from .transcript import entry_of
 from .turns import Turn, Turns, calling_loop
@@ -65,7 +66,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         lease: float = 30.0,
     ) -> None:
         super().__init__(serde=serde)
-        self.store = shared(store)
+        self.store = Store.shared(store)
         self._threads = Threads(self.store, None if isinstance(self.serde, EncryptedSerializer) else transcript)
         self._seals = new_seals()
         self._blocking = sync.Store(self.store)
@@ -104,6 +105,15 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
                     if (left is None or left > 0) and _matches(it.metadata, filter):
                         left = None if left is None else left - 1
                         yield it
+
+    async def aunseen(self, config: RunnableConfig) -> Sequence[BaseMessage]:
+        """What others have said in this session and the thread doesn't have yet, in order: input for the graph, before one's own.
+
+        So a conversation that another framework began goes on here. The session shows these messages once, as their authors wrote them.
+        """
+        found = await self._load(_config(_place(config)._replace(id="")))
+        channel = found.checkpoint["channel_values"].get(self._threads.channel or "") if found else None
+        return unseen(await self._threads.said_elsewhere(_thread(config), self._user(config)), channel)
 
     # --- writing ---
 
@@ -206,6 +216,10 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         if self._turns is not None and (loop := calling_loop()) is not None:
             self._turns.begin_blocking(loop, _thread(config), self._user(config))
         return self._wait(self._load(config))
+
+    def unseen(self, config: RunnableConfig) -> Sequence[BaseMessage]:
+        """`aunseen`, blocking."""
+        return self._wait(self.aunseen(config))
 
     def list(
         self,
@@ -348,7 +362,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         same = (name for name, version in versions.items() if name not in new_versions and old.get(name) == version)
         return {name: before.values[name] for name in same if name in before.values}
 
-    def _entry(self, ref: Ref, chunks: Chunks) -> NewEntry:
+    def _entry(self, ref: Ref, chunks: Chunks) -> NewEntry | None:
         return entry_of(resolve(ref, self.serde, chunks), ref)
 
     def _steady(self, thread: str) -> SerializerProtocol:

@@ -36,7 +36,6 @@ from ...backend import Blob, BlobDrop, BlobPut, BlobRange, Commit, Create, Filte
 from ...errors import Conflict, InvalidValue, SessionGone, SessionNotFound
 from ...ids import new_id, new_incarnation, now
 from ...values import decode, encode
-from .shared import shared
 
 KIND = "langgraph-memory"
 _RECORD = "~app/langgraph/"
@@ -67,7 +66,7 @@ class HoldfastStore(BaseStore):
     supports_ttl = True
 
     def __init__(self, store: Store | str, *, ttl: TTLConfig | None = None) -> None:
-        self.store = shared(store)
+        self.store = Store.shared(store)
         self.ttl_config = ttl
         self._blocking = sync.Store(self.store)
 

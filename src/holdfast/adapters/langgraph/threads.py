@@ -1,7 +1,7 @@
 """Threads in a store: reading and writing the sessions whose blobs are checkpoints.
 
 Nobody's write waits for another's. Two writers that race leave two blobs under `t/NS/`: the greater id is the newest, and the next writer
-takes the other away. Only two things are decided by version: who brings the transcript up to date (the state key `_SHOWN`), and that a
+takes the other away. Only two things are decided by version: who brings the transcript up to date (the state key `SHOWN`), and that a
 writer relies on no chunk that a removal has taken since it last looked: each removal leaves a state key, and such a writer names the next
 one and says that it isn't there.
 """
@@ -31,12 +31,13 @@ from ...backend import (
     Snapshot,
     Window,
 )
-from ...entries import MESSAGE, NewEntry
+from ...entries import MESSAGE, Entry, NewEntry
 from ...errors import Conflict, Corrupt, SessionGone, SessionNotFound
 from ...ids import new_id, new_incarnation, now
 from ...rules import may_use
 from ...values import encode
 from .chunks import Chunks, Inline, Ref, Typed, elements, name_of, needed
+from .known import MARK, REMOVAL, SHOWN, Known
 from .recent import Recent
 from .records import (
     FORM,
@@ -61,13 +62,8 @@ from .records import (
     write_put,
     writes_prefix,
 )
-from .transcript import fitting
+from .transcript import fitting, foreign
 
-MARK = {"langgraph": True}
-"""Metadata of every session that is a thread."""
-_SHOWN = "\x1fcache:langgraph:shown"
-_REMOVAL = "\x1fcache:langgraph:removal:"
-"""Both in the session's non-volatile cache, which no graph's state is."""
 _TRIES = 100
 _BATCH = 64
 _THREADS_KNOWN = 1024
@@ -84,43 +80,10 @@ class Draft(NamedTuple):
     chunks: Chunks
 
 
-Show: TypeAlias = Callable[[Ref, Chunks], NewEntry]
-"""The entry for an element of the channel that the transcript shows."""
+Show: TypeAlias = Callable[[Ref, Chunks], NewEntry | None]
+"""The entry for an element of the channel that the transcript shows; None for what somebody else's entries show already."""
 Doomed: TypeAlias = Callable[[dict[Place, Record]], set[Place]]
 """Which of a thread's checkpoints have to go."""
-
-
-class _Known(msgspec.Struct):
-    """What this process knows of a thread as of `version`; an `incarnation` of None says that there was no session."""
-
-    incarnation: int | None = None
-    version: int = 0
-    marked: bool = False
-    removals: int = 0
-    shown: bytes | None = None
-    shown_version: int = 0
-    tips: dict[str, frozenset[str]] = {}
-
-    def learn(self, snapshot: Snapshot) -> None:
-        """Take over what `snapshot`, which is not older, says of the session and its state."""
-        self.incarnation, self.version = snapshot.head.incarnation, snapshot.head.version
-        self.marked = MARK.items() <= snapshot.head.metadata.items()
-        for key, row in (snapshot.state or {}).items():
-            if key == _SHOWN:
-                self.shown, self.shown_version = row.value, row.version if row.value is not None else 0
-            elif key.startswith(_REMOVAL):
-                self.removals = max(self.removals, int(key.removeprefix(_REMOVAL)))
-
-    def follow(self, commit: Commit, outcome: Outcome) -> None:
-        """Take over what a commit of ours has done."""
-        if outcome.head is None:
-            return
-        self.incarnation, self.marked = outcome.head.incarnation, True
-        if outcome.version == self.version + 1:
-            self.version = outcome.version
-        for put in commit.puts:
-            if put.key == _SHOWN:
-                self.shown, self.shown_version = put.value, outcome.version
 
 
 class _Torn(Exception):
@@ -138,7 +101,7 @@ class Threads:
         self.channel = channel
         self.chunks: Recent[Typed] = Recent(_CHUNK_BYTES, lambda typed: len(typed.data) + 100)
         self._records: Recent[Record] = Recent(_RECORDS_KEPT)
-        self._known: Recent[_Known] = Recent(_THREADS_KNOWN)
+        self._known: Recent[Known] = Recent(_THREADS_KNOWN)
 
     # --- reading ---
 
@@ -185,6 +148,11 @@ class Threads:
             if (cursor := page.cursor) is None:
                 return
 
+    async def said_elsewhere(self, thread: str, user: str | None) -> list[Entry]:
+        """The messages of the session that no checkpoint of its thread has brought there."""
+        snapshot = await self._look(thread, user, window=Window(kinds=(MESSAGE,)))
+        return [entry for entry in (snapshot.entries or [] if snapshot else []) if foreign(entry)]
+
     def version(self, thread: str) -> int:
         """The session's version when this process has last looked."""
         known = self._known.get(thread)
@@ -193,7 +161,7 @@ class Threads:
     async def check_newest(self, at: Place, user: str | None, version: int) -> None:
         """`Conflict` unless this is the newest checkpoint of its namespace, as it was at that version of the session."""
         await self._look(at.thread, user, blobs(prefix=tips_prefix(at.ns)), ns=at.ns)
-        known = self._known.get(at.thread) or _Known()
+        known = self._known.get(at.thread) or Known()
         if at.id != max(known.tips.get(at.ns, ()), default=""):
             raise Conflict(version, known.version)
 
@@ -285,23 +253,24 @@ class Threads:
         Only who loads a thread sees another life of it: who goes on writing to one that has ended gets `SessionGone`.
         """
         while True:
-            known = self._known.get(thread) or _Known()
+            known = self._known.get(thread) or Known()
             plan = ReadPlan(state_since=known.version, blobs=ranges, entries=window)
             snapshot = await self.store.backend.read(Key(self.store.tenant, thread), plan)
             if not load and known.incarnation not in (None, snapshot and snapshot.head.incarnation):
                 raise SessionGone(f"thread {thread!r} was deleted, cleared or expired while it was written to")
             if snapshot is None:
-                self._known.put(thread, _Known())
+                self._known.put(thread, Known())
                 return None
             if not may_use(snapshot.head, user, not self.store.as_admin):
                 return None
             if known.incarnation in (None, snapshot.head.incarnation):
                 if snapshot.head.version >= known.version:
                     self._learn(thread, known, snapshot, ns)
+                await self.store.touch(thread, snapshot.head, user_id=user)
                 return snapshot
             self._known.drop(thread)
 
-    def _learn(self, thread: str, known: _Known, snapshot: Snapshot, ns: str | None) -> None:
+    def _learn(self, thread: str, known: Known, snapshot: Snapshot, ns: str | None) -> None:
         known.learn(snapshot)
         tips: set[str] = set()
         for blob in _blobs(snapshot):
@@ -331,7 +300,7 @@ class Threads:
                 commit, new = await self._storing(at, user, known, before, made, entry)
                 outcome = await self._commit(at.thread, msgspec.structs.replace(commit, fence=fence))
             except (Conflict, _Torn):
-                self._known.put(at.thread, _Known(known.incarnation))
+                self._known.put(at.thread, Known(known.incarnation))
                 if attempt == _TRIES - 1:
                     raise
                 continue
@@ -378,19 +347,19 @@ class Threads:
         await session.fork(target)
         self._known.drop(target)
 
-    async def _known_well(self, at: Place, parent: str, user: str | None) -> _Known:
+    async def _known_well(self, at: Place, parent: str, user: str | None) -> Known:
         """What is known of the thread: enough to write a checkpoint to this namespace, its parent's record too. Read if it isn't enough."""
         known = self._known.get(at.thread)
         if known is not None and (known.incarnation is None or (at.ns in known.tips and self._has(at._replace(id=parent), known))):
             return known
         keys = blobs(keys=[checkpoint_key(at._replace(id=parent))] if parent else [])
         await self._look(at.thread, user, blobs(prefix=tips_prefix(at.ns)), keys, ns=at.ns, load=False)
-        return self._known.get(at.thread) or _Known()
+        return self._known.get(at.thread) or Known()
 
-    def _has(self, at: Place, known: _Known) -> bool:
+    def _has(self, at: Place, known: Known) -> bool:
         return not at.id or self._records.get(_record_key(at, known)) is not None
 
-    def _begun(self, known: _Known, user: str | None, **parts: Any) -> Commit:
+    def _begun(self, known: Known, user: str | None, **parts: Any) -> Commit:
         """A commit to a thread of which this is known; it creates the session where there is none."""
         fresh = known.incarnation is None
         patch = HeadPatch(metadata=MARK, ttl=self.store.ttl) if fresh else HeadPatch(metadata=MARK) if not known.marked else None
@@ -410,7 +379,7 @@ class Threads:
         return await self.store.backend.commit(Key(self.store.tenant, thread), commit)
 
     async def _storing(
-        self, at: Place, user: str | None, known: _Known, before: Record | None, made: Draft, entry: Show
+        self, at: Place, user: str | None, known: Known, before: Record | None, made: Draft, entry: Show
     ) -> tuple[Commit, Chunks]:
         """The commit that stores a checkpoint: its record, and those chunks, given too, that its parent's record doesn't refer to."""
         tips = known.tips.get(at.ns, frozenset[str]())
@@ -420,14 +389,14 @@ class Threads:
         new = {digest: typed for digest, typed in made.chunks.items() if digest not in stored}
         puts += [chunk_put(digest, typed) for digest, typed in new.items()]
         drops = tuple(BlobDrop(NAMESPACE, tip_key(at._replace(id=tip))) for tip in tips if tip < at.id)
-        unremoved = (Put(f"{_REMOVAL}{known.removals + 1}", None, if_version=0),) if stored else ()
+        unremoved = (Put(f"{REMOVAL}{known.removals + 1}", None, if_version=0),) if stored else ()
         commit = self._begun(known, user, blobs=tuple(puts), drops=drops if newest else (), puts=unremoved)
         if not newest or at.ns or self.channel not in made.record.values:
             return commit, new
         return await self._showing(at.thread, user, known, commit, before, made, entry), new
 
     async def _showing(
-        self, thread: str, user: str | None, known: _Known, commit: Commit, before: Record | None, made: Draft, entry: Show
+        self, thread: str, user: str | None, known: Known, commit: Commit, before: Record | None, made: Draft, entry: Show
     ) -> Commit:
         """`commit`, and the transcript shows the messages of `made` after it, if nobody has come between since `known` was known.
 
@@ -435,7 +404,7 @@ class Threads:
         """
         version, on = known.shown_version, known.shown
         ref, old = made.record.values.get(self.channel or ""), before and before.values.get(self.channel or "")
-        puts = (*commit.puts, Put(_SHOWN, _shown(ref), if_version=version))
+        puts = (*commit.puts, Put(SHOWN, _shown(ref), if_version=version))
         if on == _shown(ref):
             return msgspec.structs.replace(commit, puts=puts)
         refs = [it for it in (ref, old if on == _shown(old) else None) if it is not None]
@@ -446,9 +415,13 @@ class Threads:
             kept = len(shown)
         else:
             snapshot = await self._look(thread, user, window=Window(kinds=(MESSAGE,)), load=False)
-            kept, hide = fitting(snapshot.entries or [] if snapshot else [], [name_of(it) for it in new])
+            entries = (snapshot.entries or []) if snapshot else []
+            if any(map(foreign, entries)):
+                chunks = await self._gathered(thread, user, new, have=made.chunks)
+                new = [it for it in new if entry(it, chunks) is not None]
+            kept, hide = fitting(entries, [name_of(it) for it in new])
         chunks = await self._gathered(thread, user, new[kept:], have=made.chunks)
-        entries = tuple(entry(it, chunks) for it in new[kept:])
+        entries = tuple(it for it in (entry(it, chunks) for it in new[kept:]) if it is not None)
         size = sum(len(it.body) for it in entries)
         counts = Counts(messages=len(entries), bytes=size) if entries else None
         return msgspec.structs.replace(commit, entries=entries, hide=hide, counts=counts, puts=puts)
@@ -467,13 +440,13 @@ class Threads:
             key for key in there if key[:2] in ("k/", "t/") and key not in live and key not in tips
         ]
         drops = [BlobDrop(NAMESPACE, key) for key in keys] + [BlobDrop(NAMESPACE, prefix=writes_prefix(at)) for at in gone]
-        known = self._known.get(thread) or _Known()
+        known = self._known.get(thread) or Known()
         commit = self._begun(
             known,
             user,
             blobs=tuple(put for key, at in tips.items() if key not in there for put in record_puts(left[at], key)),
             drops=tuple(drops),
-            puts=(Put(f"{_REMOVAL}{known.removals + 1}", encode(True), if_version=0),),
+            puts=(Put(f"{REMOVAL}{known.removals + 1}", encode(True), if_version=0),),
         )
         if self.channel is None:
             return commit
@@ -486,7 +459,7 @@ class Threads:
             self.chunks.put(digest, typed)
 
 
-def _record_key(at: Place, known: _Known) -> tuple[Place, int | None, int]:
+def _record_key(at: Place, known: Known) -> tuple[Place, int | None, int]:
     """A record is remembered for one life of its thread, and until something is removed from it."""
     return at, known.incarnation, known.removals
 

@@ -18,6 +18,7 @@ from ...entries import MESSAGE, Entry, NewEntry
 from ...ids import new_id, now
 from ...messages import File, Message, Native, Other, Part, Reasoning, Text, ToolCall, ToolResult, Uri, encode_message
 from .chunks import Ref, name_of
+from .elsewhere import entries_behind
 
 FORMAT = "langgraph/1"
 """`Native.data` is `{"chunk": NAME}`: blob `k/NAME` of namespace `langgraph` holds the message, serialized."""
@@ -45,6 +46,11 @@ def _name(entry: Entry) -> str | None:
     return cast("dict[str, str]", msgspec.json.decode(native.data))["chunk"] if native and native.format == FORMAT else None
 
 
+def foreign(entry: Entry) -> bool:
+    """Whether somebody else has written the entry. The thread neither shows nor hides it."""
+    return _name(entry) is None
+
+
 def _ranges(seqs: list[int]) -> Iterator[Range]:
     """The same seqs, which are in order, as ranges without gaps."""
     for _, run in groupby(enumerate(seqs), lambda it: it[1] - it[0]):
@@ -55,9 +61,11 @@ def _ranges(seqs: list[int]) -> Iterator[Range]:
 # --- a message as everybody reads it ---------------------------------------------------------------------------------
 
 
-def entry_of(value: Any, ref: Ref) -> NewEntry:
-    """The entry that shows `value`, a message or what LangChain takes for one; its id is the message's own."""
+def entry_of(value: Any, ref: Ref) -> NewEntry | None:
+    """The entry that shows `value`, a message or what LangChain takes for one; its id is the message's own. None for what has one."""
     message = _message(value)
+    if message is not None and entries_behind(message):
+        return None
     native = Native(FORMAT, msgspec.Raw(msgspec.json.encode({"chunk": name_of(ref)})))
     if message is None:
         shown = Message("other", (Other(type(value).__name__, {}),), native=native)
