@@ -198,12 +198,14 @@ class Snapshot(msgspec.Struct, frozen=True):
 class Create(msgspec.Struct, frozen=True):
     """Create the session where it isn't; `exclusive` refuses one that is. A deleted life never comes back: its number is remembered.
 
-    `created` is when the session was first created, where that isn't now.
+    `created` is when the session was first created, where that isn't now. `patch` is what a new session begins with: where the session
+    is there already, it changes nothing, and creating alone does not move the version.
     """
 
     incarnation: int
     exclusive: bool = False
     created: int | None = None
+    patch: HeadPatch | None = None
 
 
 class Put(msgspec.Struct, frozen=True, gc=False):

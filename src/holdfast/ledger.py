@@ -16,7 +16,7 @@ from .backend import Blob, Commit, Counts, Filter, Head, Key, Outcome, Page, Rea
 from .entries import MESSAGE, Entry
 from .errors import SessionGone, SessionNotFound
 from .ids import now
-from .rules import COMMITS_KEPT, alive, asked, digest, judge, matches, repeated, select
+from .rules import COMMITS_KEPT, GRAVE_SECONDS, TOMBSTONES_KEPT, alive, asked, digest, judge, matches, repeated, select
 
 _PAGE_WORK = 1000
 """How many sessions one page of a list looks at before it gives the next cursor."""
@@ -60,16 +60,14 @@ class Record(msgspec.Struct):
             self._blobs(plan) if plan.blobs else None,
         )
 
-    def _state(self, since: int, whole: bool) -> dict[str, StateRow]:
-        return {key: row for key, row in self.state.items() if (row.value is not None if whole else row.version > since)}
-
     def _blobs(self, plan: ReadPlan) -> list[Blob]:
         found = [(it, self.blobs[place]) for it in plan.blobs for place in sorted(self.blobs) if asked(it, *place)]
         return [blob if it.data else replace(blob, data=None) for it, blob in found]
 
     def apply(self, commit: Commit, head: Head) -> None:
         """Everything `commit` writes, in the order of the contract; `head` is what `judge` made of it."""
-        self.blobs = {place: blob for place, blob in self.blobs.items() if not any(asked(drop, *place) for drop in commit.drops)}
+        if commit.drops:
+            self.blobs = {place: blob for place, blob in self.blobs.items() if not any(asked(drop, *place) for drop in commit.drops)}
         for put in commit.blobs:
             if not (put.if_absent and (put.namespace, put.key) in self.blobs):
                 self.blobs[put.namespace, put.key] = Blob(put.namespace, put.key, put.type, put.data)
@@ -90,6 +88,13 @@ class Record(msgspec.Struct):
         self.hidden = sorted(self.hidden + [replace(entry, hidden=True) for entry in self.entries[low:high]], key=_seq)
         del self.entries[low:high]
 
+    def forget_tombstones(self) -> None:
+        """Drop the tombstones once they are many; the head's floor says so."""
+        buried = [row.version for row in self.state.values() if row.value is None]
+        if len(buried) > TOMBSTONES_KEPT:
+            self.state = {key: row for key, row in self.state.items() if row.value is not None}
+            self.stored_head = _encode_head(replace(self.head, floor=max(buried)))
+
     def fill(self, source: Record, upto: int | None, head: Head) -> Head:
         """Take over a copy of `source` up to seq `upto`; `head` with the seq and the counts of what was copied."""
         taken = [entry for entry in source.entries if upto is None or entry.seq <= upto]
@@ -106,7 +111,8 @@ class Ledger(msgspec.Struct):
 
     created: int = 0
     records: dict[Key, Record] = {}
-    graves: set[tuple[Key, int]] = set()
+    graves: dict[tuple[Key, int], int] = {}
+    """When each life ended, in unix microseconds."""
 
     def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
         record = self._living(key)
@@ -140,6 +146,11 @@ class Ledger(msgspec.Struct):
         gone = [key for key, record in self.records.items() if not alive(record.head, time)][:limit]
         for key in gone:
             self._bury(key)
+        for record in self.records.values():
+            record.forget_tombstones()
+        old = time - GRAVE_SECONDS * 1_000_000
+        for grave in [grave for grave, ended in self.graves.items() if ended < old]:
+            del self.graves[grave]
         return len(gone)
 
     def _living(self, key: Key) -> Record | None:
@@ -148,7 +159,7 @@ class Ledger(msgspec.Struct):
 
     def _bury(self, key: Key) -> None:
         if key in self.records:
-            self.graves.add((key, self.records.pop(key).head.incarnation))
+            self.graves[key, self.records.pop(key).head.incarnation] = now()
 
     def _commit(self, key: Key, commit: Commit, source: Record | None, upto: int | None) -> Outcome:
         record = self._living(key)

@@ -22,6 +22,14 @@ from .errors import CommitReused, Conflict, Fenced, SessionBusy, SessionExists, 
 COMMITS_KEPT = 1024
 """A commit id is recognised at least this many commits later."""
 
+TOMBSTONES_KEPT = 256
+"""A sweep drops a session's tombstones once there are more, and raises the head's floor."""
+GRAVE_SECONDS = 7 * 86_400
+"""A sweep forgets ended lives after this time: no late creation comes from that long ago."""
+HEAD_BYTES = 64 * 1024
+"""What a head's names, metadata and service ids may take together, encoded: every read and every list carries them."""
+
+_SIZED = ("name", "agent", "parent", "metadata", "service_ids")
 _seq = attrgetter("seq")
 
 
@@ -36,10 +44,12 @@ def alive(head: Head | None, now: int) -> Head | None:
 def judge(key: Key, head: Head | None, commit: Commit, key_version: Callable[[str], int]) -> Head | None:
     """The head after `commit`, or None when it erases the session. Raises, before anything is written:
 
-    `SessionNotFound` (not there, or not this caller's), `SessionExists`, `SessionGone`, `Fenced`, `SessionBusy`, `Conflict`.
+    `SessionNotFound` (not there, or not this caller's), `SessionExists`, `SessionGone`, `Fenced`, `SessionBusy`, `Conflict`, `TooLarge`
+    (the head).
     `head` is the living head, `key_version(key)` the version of a state key's last change (0: never).
     A repeated commit must have been answered before this is asked.
     """
+    found = head
     if head is None:
         head = _created(key, commit)
     elif commit.create is not None and commit.create.exclusive:
@@ -47,7 +57,7 @@ def judge(key: Key, head: Head | None, commit: Commit, key_version: Callable[[st
     _check(key, head, commit, key_version)
     if commit.erase is not None and commit.erase.what == "session":
         return None
-    return _next_head(key, head, commit)
+    return _next_head(key, head, commit, created=found is None)
 
 
 def may_use(head: Head, user_id: str | None, check_owner: bool) -> bool:
@@ -56,17 +66,9 @@ def may_use(head: Head, user_id: str | None, check_owner: bool) -> bool:
 
 
 def changes(commit: Commit) -> bool:
-    """Whether `commit` moves the version: claims, heartbeats and mere contact don't."""
+    """Whether `commit` moves the version of a session that is there: claims, heartbeats and mere contact don't, nor does creating it."""
     return bool(
-        commit.entries
-        or commit.hide
-        or commit.puts
-        or commit.blobs
-        or commit.drops
-        or commit.patch
-        or commit.erase
-        or commit.counts
-        or commit.create
+        commit.entries or commit.hide or commit.puts or commit.blobs or commit.drops or commit.patch or commit.erase or commit.counts
     )
 
 
@@ -78,6 +80,8 @@ def mere_contact(commit: Commit) -> bool:
 def digest(commit: Commit) -> bytes:
     """Eight bytes that tell a commit's content from another's: what it writes, not when or by whom it was tried."""
     parts: list[bytes] = []
+    if commit.create is not None and commit.create.patch is not None:
+        parts += (b"create", msgspec.json.encode(commit.create.patch))
     for entry in commit.entries:
         parts += (b"entry", entry.kind.encode(), (entry.run_id or "").encode(), entry.body)
     for put in commit.puts:
@@ -145,15 +149,17 @@ def _check_take(key: Key, head: Head, take: ClaimAct, commit_id: str) -> None:
         raise SessionBusy(f"{key} is held by another run ({held.holder})", fence=head.fence, beat=held.beat, lease=held.lease)
 
 
-def _next_head(key: Key, head: Head, commit: Commit) -> Head:
+def _next_head(key: Key, head: Head, commit: Commit, *, created: bool) -> Head:
     if commit.erase is not None:
         head = _cleared(head, commit)
-    changed: dict[str, Any] = {} if commit.patch is None else _patched(head, commit.patch)
+    if created and commit.create is not None and commit.create.patch is not None:
+        head = replace(head, **_patched(key, head, commit.create.patch))
+    changed: dict[str, Any] = {} if commit.patch is None else _patched(key, head, commit.patch)
     if head.user_id is None and commit.user_id is not None:
         changed["user_id"] = commit.user_id
     if commit.claim is not None:
         changed.update(_claimed(head, commit, commit.claim))
-    if changes(commit):
+    if created or changes(commit):
         changed["version"] = head.version + 1
         changed["updated"] = commit.time
         changed["seq"] = head.seq + len(commit.entries)
@@ -185,13 +191,24 @@ def _claimed(head: Head, commit: Commit, act: ClaimAct) -> dict[str, Any]:
     return {"claim": replace(held, beat=held.beat + 1, seen=commit.time)}
 
 
-def _patched(head: Head, patch: HeadPatch) -> dict[str, Any]:
+def _patched(key: Key, head: Head, patch: HeadPatch) -> dict[str, Any]:
     changed = {field: value for field in patch.__struct_fields__ if (value := getattr(patch, field)) is not UNSET}
     for field in ("metadata", "service_ids"):
         if field in changed:
             merged: dict[str, Any] = getattr(head, field) | changed[field]
-            changed[field] = {key: value for key, value in merged.items() if value is not None}
+            changed[field] = {name: value for name, value in merged.items() if value is not None}
+    if not changed.keys().isdisjoint(_SIZED):
+        _check_head(key, {field: changed.get(field, getattr(head, field)) for field in _SIZED})
     return changed
+
+
+def _check_head(key: Key, fields: dict[str, Any]) -> None:
+    if len(msgspec.json.encode(fields)) > HEAD_BYTES:
+        size, field = max((len(msgspec.json.encode(value)), field) for field, value in fields.items())
+        raise TooLarge(
+            f"{key}: its {field.replace('service_ids', 'service session ids')} would take {size:,} bytes: names, metadata and ids take"
+            f" {HEAD_BYTES:,} together at most, for every list carries them; keep large data in the state"
+        )
 
 
 def _extend(head: Head, changed: dict[str, Any], commit: Commit) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import apsw
@@ -18,6 +19,7 @@ from ...rules import check_sizes, mere_contact
 from .._forks import Forkable, forget_forks, watch_forks
 from . import log, schema
 from .connections import Connection, Patience, Readers, closed, end_at_exit, ended, mapped, translate
+from .sweeping import sweep
 from .writer import Writer
 
 T = TypeVar("T")
@@ -128,7 +130,7 @@ class SQLiteBackend(Forkable):
     async def sweep(self, limit: int) -> int:
         if not self._ready:
             await self.open()
-        return await self.writer.run(lambda connection: log.sweep(connection, limit), small=False)
+        return await sweep(partial(self.writer.run, small=False), partial(self._read, small=False), limit)
 
     # --- maintenance ---
 

@@ -5,6 +5,7 @@ Everything here is plain functions over a connection; who calls them, on which t
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from typing import Any
 
@@ -37,10 +38,9 @@ MAX_SEQ = (1 << 32) - 1
 _LAST_KEY = "\U0010ffff"
 _COLUMNS = "id, entry_id, kind, body, run_id, agent, time, version"
 _PAGE_WORK = 1000
-_TOMBSTONES_KEPT = 256
-_GRAVE_SECONDS = 7 * 86_400
 
-_encode_head = msgspec.json.Encoder().encode
+_log = logging.getLogger("holdfast")
+encode_head = msgspec.json.Encoder().encode
 _decode_head = msgspec.json.Decoder(Head).decode
 
 
@@ -59,7 +59,16 @@ def _head(key: Key, data: bytes) -> Head:
     try:
         return _decode_head(data)
     except msgspec.DecodeError as error:
-        raise Corrupt(f"the head of {key} is not readable: {error}") from error
+        raise Corrupt(f"the head of {key} is not readable: {error}; restore a backup, or delete its row") from error
+
+
+def readable_head(key: Key, data: bytes) -> Head | None:
+    """The head, or None and a warning in the log: one session's damage is not the others'. Whoever names the session gets `Corrupt`."""
+    try:
+        return _head(key, data)
+    except Corrupt as error:
+        _log.warning("left out: tenant=%r session=%r: %s", key.tenant, key.session_id, error)
+        return None
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -166,8 +175,8 @@ def list_sessions(connection: Connection, filter: Filter, cursor: str | None, li
         if len(items) == limit or place == _PAGE_WORK:
             return Page(items, str(seen))
         seen = n
-        head = _decode_head(data)
-        if alive(head, time) and matches(filter, head):
+        head = readable_head(Key(filter.tenant, session_id), data)
+        if head and alive(head, time) and matches(filter, head):
             items.append((session_id, head))
     return Page(items, None)
 
@@ -203,7 +212,7 @@ def _commit(connection: Connection, key: Key, commit: Commit, copied: tuple[int,
         raise SessionGone(f"{key} is gone: it was deleted or expired since you last saw it")
     head = judge(key, living[1] if living else None, commit, _key_version(connection, living))
     if stored and (head is None or not living):
-        _remove(connection, key, *stored)
+        remove(connection, key, *stored)
     if head is None:
         return Outcome(None, stored[1].version + 1 if stored else 0, 0)
     return _apply(connection, key, living, commit, head, copied)
@@ -223,7 +232,7 @@ def _applied(connection: Connection, living: tuple[int, Head], key: Key, commit:
     floor = max(commit.base, head.version - COMMITS_KEPT)
     if floor >= head.version:
         return None
-    found = _find_among_entries(connection, n, floor, commit.id) or _find_among_commits(connection, n, floor, commit.id)
+    found = _find_among_entries(connection, n, head, floor, commit.id) or _find_among_commits(connection, n, floor, commit.id)
     if found is None:
         return None
     version, seen, seq = found
@@ -232,15 +241,10 @@ def _applied(connection: Connection, living: tuple[int, Head], key: Key, commit:
     return Outcome(head, version, seq, answer, repeated=True)
 
 
-def _find_among_entries(connection: Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
-    for table in ("recent_entries", "recent_hidden"):
-        for version, found, seen in connection.execute(SQL[table], span(n)):
-            if version <= floor:
-                break
-            if found == commit_id:
-                last = connection.execute(SQL["last_seq_of_version"], (*span(n), version)).fetchone()[0]
-                return version, seen, last & MAX_SEQ
-    return None
+def _find_among_entries(connection: Connection, n: int, head: Head, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
+    """From the last entry of each commit to the last of the one before it, wherever they lie: as many steps as there are commits."""
+    row = connection.execute(SQL["find_among_entries"], (n << 32 | head.seq, floor, commit_id)).fetchone()
+    return (row[0], row[1], row[2] & MAX_SEQ) if row else None
 
 
 def _find_among_commits(connection: Connection, n: int, floor: int, commit_id: str) -> tuple[int, bytes, int] | None:
@@ -286,11 +290,12 @@ def _apply(
 
 def _write_entries(connection: Connection, n: int, commit: Commit, head: Head, old: Head | None) -> None:
     if commit.entries:
-        first = (n << 32 | head.seq) - len(commit.entries) + 1
-        mark: tuple[str | None, bytes | None] = (commit.id, digest(commit))
-        for rowid, it in enumerate(commit.entries, first):
+        number, last = len(commit.entries), n << 32 | head.seq
+        mark: tuple[str | None, bytes | None, int | None] = (None, None, None)
+        for rowid, it in enumerate(commit.entries, last - number + 1):
+            if rowid == last:
+                mark = (commit.id, digest(commit), number)
             connection.execute(SQL["add_entry"], (rowid, head.version, *mark, it.id, it.kind, it.run_id, it.agent, it.time, it.body))
-            mark = (None, None)
     elif old is None or head.version > old.version:
         connection.execute(SQL["add_commit"], (n << 32 | head.version, commit.id, digest(commit), head.seq))
         if head.version > COMMITS_KEPT:
@@ -298,7 +303,7 @@ def _write_entries(connection: Connection, n: int, commit: Commit, head: Head, o
 
 
 def _write_head(connection: Connection, n: int, old: Head | None, head: Head) -> None:
-    data = _encode_head(head)
+    data = encode_head(head)
     if old and (old.user_id, old.waiting, old.expires) == (head.user_id, head.waiting, head.expires):
         connection.execute(SQL["set_head"], (n, data))
     else:
@@ -335,24 +340,6 @@ def _empty(connection: Connection, key: Key, n: int, head: Head) -> None:
     connection.execute(SQL["bury"], (*key, head.incarnation, now()))
 
 
-def _remove(connection: Connection, key: Key, n: int, head: Head) -> None:
+def remove(connection: Connection, key: Key, n: int, head: Head) -> None:
     _empty(connection, key, n, head)
     connection.execute(SQL["erase_session"], (n,))
-
-
-def sweep(connection: Connection, limit: int) -> int:
-    """Expired sessions, then tombstones nobody needs and graves nobody can still come from."""
-    time = now()
-    expired = connection.execute(SQL["expired"], (time, limit)).fetchall()
-    for n, tenant, session_id, data in expired:
-        _remove(connection, Key(tenant, session_id), n, _decode_head(data))
-    for n, _, floor in connection.execute(SQL["count_tombstones"], (_TOMBSTONES_KEPT, limit)).fetchall():
-        _drop_tombstones(connection, n, floor)
-    connection.execute(SQL["forget_graves"], (time - _GRAVE_SECONDS * 1_000_000,))
-    return len(expired)
-
-
-def _drop_tombstones(connection: Connection, n: int, floor: int) -> None:
-    connection.execute(SQL["drop_tombstones"], (n,))
-    head = _decode_head(connection.execute("SELECT head FROM sessions WHERE n = ?", (n,)).fetchone()[0])
-    connection.execute(SQL["set_head"], (n, _encode_head(msgspec.structs.replace(head, floor=floor))))

@@ -8,18 +8,19 @@ UPDATE sessions SET head = ?2 WHERE n = ?1
 UPDATE sessions SET head = ?2, user_id = ?3, waiting = ?4, expires = ?5 WHERE n = ?1
 
 -- name: add_entry
-INSERT INTO entries (id, version, commit_id, digest, entry_id, kind, run_id, agent, time, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+INSERT INTO entries (id, version, commit_id, digest, size, entry_id, kind, run_id, agent, time, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
 -- name: hide
 INSERT INTO hidden SELECT * FROM entries WHERE id BETWEEN ?1 AND ?2
 -- name: unlist
 DELETE FROM entries WHERE id BETWEEN ?1 AND ?2
--- name: recent_entries
-SELECT version, commit_id, digest FROM entries WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC
--- name: recent_hidden
-SELECT version, commit_id, digest FROM hidden WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC
--- name: last_seq_of_version
-SELECT max(id) FROM (SELECT max(id) AS id FROM entries WHERE id BETWEEN ?1 AND ?2 AND version = ?3
-                     UNION ALL SELECT max(id) FROM hidden WHERE id BETWEEN ?1 AND ?2 AND version = ?3)
+-- name: find_among_entries
+WITH RECURSIVE walk(id, version, commit_id, digest, size) AS (
+  SELECT id, version, commit_id, digest, size FROM entries WHERE id = ?1
+  UNION ALL SELECT id, version, commit_id, digest, size FROM hidden WHERE id = ?1
+  UNION ALL SELECT e.id, e.version, e.commit_id, e.digest, e.size FROM walk AS w CROSS JOIN entries AS e ON e.id = w.id - w.size WHERE e.version > ?2
+  UNION ALL SELECT e.id, e.version, e.commit_id, e.digest, e.size FROM walk AS w CROSS JOIN hidden AS e ON e.id = w.id - w.size WHERE e.version > ?2
+)
+SELECT version, digest, id FROM walk WHERE commit_id = ?3 AND version > ?2 LIMIT 1
 -- name: add_commit
 INSERT INTO commits (id, commit_id, digest, seq) VALUES (?1, ?2, ?3, ?4)
 -- name: find_commit
@@ -38,9 +39,11 @@ INSERT INTO state (n, key, version, value) VALUES (?1, ?2, ?3, ?4) ON CONFLICT D
 -- name: bury_state
 UPDATE state SET version = ?3, value = NULL WHERE n = ?1 AND key = ?2
 -- name: count_tombstones
-SELECT n, count(*), max(version) FROM state WHERE value IS NULL GROUP BY n HAVING count(*) > ?1 LIMIT ?2
+SELECT n, count(*) FROM state INDEXED BY state_tombstones WHERE value IS NULL GROUP BY n HAVING count(*) > ?1 LIMIT ?2
+-- name: newest_tombstone
+SELECT max(version) FROM state INDEXED BY state_tombstones WHERE n = ?1 AND value IS NULL
 -- name: drop_tombstones
-DELETE FROM state WHERE n = ?1 AND value IS NULL
+DELETE FROM state INDEXED BY state_tombstones WHERE n = ?1 AND value IS NULL
 
 -- name: put_blob
 INSERT INTO blobs (n, namespace, key, type, data) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET type = excluded.type, data = excluded.data
@@ -68,9 +71,18 @@ INSERT OR IGNORE INTO graves (tenant, session_id, incarnation, time) VALUES (?1,
 -- name: grave
 SELECT 1 FROM graves WHERE tenant = ?1 AND session_id = ?2 AND incarnation = ?3
 -- name: forget_graves
-DELETE FROM graves WHERE time < ?1
+DELETE FROM graves WHERE (tenant, session_id, incarnation) IN
+  (SELECT tenant, session_id, incarnation FROM graves INDEXED BY graves_by_time WHERE time < ?1 LIMIT ?2)
 -- name: expired
-SELECT n, tenant, session_id, head FROM sessions WHERE expires <= ?1 LIMIT ?2
+SELECT n, expires, tenant, session_id, head FROM sessions WHERE expires <= ?1 AND (expires, n) > (?2, ?3) ORDER BY expires, n LIMIT 1
+-- name: thin_entries
+DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT ?3)
+-- name: thin_hidden
+DELETE FROM hidden WHERE id IN (SELECT id FROM hidden WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT ?3)
+-- name: thin_blobs
+DELETE FROM blobs WHERE id IN (SELECT id FROM blobs WHERE n = ?1 LIMIT ?2)
+-- name: head
+SELECT tenant, session_id, head FROM sessions WHERE n = ?1
 
 -- name: copy_entries
 INSERT INTO entries (id, version, entry_id, kind, run_id, agent, time, body)

@@ -19,8 +19,9 @@ CREATE INDEX sessions_expiring ON sessions (expires) WHERE expires IS NOT NULL;
 CREATE TABLE entries (
     id        INTEGER PRIMARY KEY,                 -- n << 32 | seq
     version   INTEGER NOT NULL,
-    commit_id TEXT,                                -- on the first entry of its commit
+    commit_id TEXT,                                -- on the last entry of its commit,
     digest    BLOB,
+    size      INTEGER,                             -- with the number of its entries: the commit before ends so many before this one
     entry_id  TEXT NOT NULL,
     kind      TEXT NOT NULL,
     run_id    TEXT,
@@ -37,6 +38,7 @@ CREATE TABLE hidden (
     version   INTEGER NOT NULL,
     commit_id TEXT,
     digest    BLOB,
+    size      INTEGER,
     entry_id  TEXT NOT NULL,
     kind      TEXT NOT NULL,
     run_id    TEXT,
@@ -60,6 +62,7 @@ CREATE TABLE state (
     value   BLOB,                                  -- JSON; NULL: deleted
     PRIMARY KEY (n, key)
 ) WITHOUT ROWID;
+CREATE INDEX state_tombstones ON state (n) WHERE value IS NULL;
 
 CREATE TABLE blobs (
     id        INTEGER PRIMARY KEY,
@@ -79,8 +82,9 @@ CREATE TABLE graves (
     time        INTEGER NOT NULL,
     PRIMARY KEY (tenant, session_id, incarnation)
 ) WITHOUT ROWID;
+CREATE INDEX graves_by_time ON graves (time);
 
--- For people with a sqlite3 shell: every visible message, readable.
+-- For people with a sqlite3 shell: every visible message of the living sessions, readable; one session is one range of the log.
 CREATE VIEW messages AS
 SELECT s.tenant, s.session_id, e.id & 4294967295 AS seq, datetime(e.time / 1000000, 'unixepoch') AS time, e.run_id,
        json_extract(CAST(e.body AS TEXT), '$.role') AS role,
@@ -88,5 +92,6 @@ SELECT s.tenant, s.session_id, e.id & 4294967295 AS seq, datetime(e.time / 10000
                                      json_extract(p.value, '$.name') || '(' || coalesce(json_extract(p.value, '$.arguments'), '') || ')'), char(10))
           FROM json_each(CAST(e.body AS TEXT), '$.parts') AS p) AS text,
        CAST(e.body AS TEXT) AS body
-  FROM entries AS e JOIN sessions AS s ON s.n = e.id >> 32
- WHERE e.kind = 'message';
+  FROM sessions AS s CROSS JOIN entries AS e
+ WHERE e.id BETWEEN s.n << 32 AND s.n << 32 | 4294967295 AND +e.kind = 'message'
+   AND (s.expires IS NULL OR s.expires > CAST(strftime('%s', 'now') AS INTEGER) * 1000000);
