@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.backend import Backend
+from holdfast.backend import Backend, ReadPlan, Window
 from holdfast.backends.memory import MemoryBackend
 from holdfast.backends.sqlite import SQLiteBackend
 from holdfast.testing import BackendSuite, Opener
-from holdfast.testing.tools import VISIBLE, created, fresh, notes
+from holdfast.testing.tools import created, fresh, notes, opened, puts, wrote
 from holdfast.wrappers.cache import CachedBackend
+
+KEPT = ReadPlan(state_since=0, entries=Window(limit=10))
 
 
 def cached_sqlite(path: str) -> Backend:
@@ -53,7 +55,7 @@ def in_child(work: Callable[[], object]) -> int:
 def test_a_child_uses_the_cache_whoever_held_its_lock(tmp_path: Path) -> None:
     backend, key = CachedBackend(SQLiteBackend(str(tmp_path / "store.db")), 3), fresh()
     asyncio.run(created(backend, key, entries=notes("a")))
-    asyncio.run(backend.read(key, VISIBLE))
+    asyncio.run(backend.read(key, KEPT))
     lock, held, go = backend._lock, threading.Event(), threading.Event()  # pyright: ignore[reportPrivateUsage]  # a thread in its midst
 
     def hold() -> None:
@@ -64,9 +66,21 @@ def test_a_child_uses_the_cache_whoever_held_its_lock(tmp_path: Path) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    code = in_child(lambda: asyncio.run(backend.read(key, VISIBLE)))
+    code = in_child(lambda: asyncio.run(backend.read(key, KEPT)))
     go.set()
     thread.join()
     assert code == 0
-    assert asyncio.run(backend.read(key, VISIBLE)) is not None
+    assert asyncio.run(backend.read(key, KEPT)) is not None
     asyncio.run(backend.close())
+
+
+async def test_state_counts(tmp_path: Path) -> None:
+    """Values are counted, and make room for themselves: two sessions of this size are too many for a cache of three."""
+    async with opened(lambda: CachedBackend(SQLiteBackend(str(tmp_path / "store.db")), 3)) as backend:
+        assert isinstance(backend, CachedBackend)
+        keys = fresh(), fresh()
+        for key in keys:
+            head = await created(backend, key, puts=puts(a="x" * 2_000_000))
+            await backend.read(key, KEPT)
+            await wrote(backend, key, head, puts=puts(b="y" * 5))
+        assert (backend.stats.sessions, backend.stats.evictions, backend.stats.bytes) == (1, 1, 2_000_005)

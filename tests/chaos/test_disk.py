@@ -170,7 +170,7 @@ def newer(path: Path) -> None:
     foreign(path)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA application_id = 0x48464153")
-    connection.execute("PRAGMA user_version = 99")
+    connection.execute("PRAGMA user_version = 302")
     connection.close()
 
 
@@ -202,3 +202,24 @@ async def test_what_is_no_store_is_left_alone(tmp_path: Path, name: str) -> None
         assert way_out in str(caught.error)
         await backend.close()
     assert (path.read_bytes() if path.is_file() else None) == before
+
+
+@pytest.mark.parametrize(("version", "fine"), [(101, True), (201, True), (501, True), (202, False), (302, False)])
+async def test_a_newer_schema_says_who_may_write_it(tmp_path: Path, version: int, fine: bool) -> None:
+    """A file says which version it has (the hundreds) and which is the oldest that may write it: nothing else decides."""
+    path, key = str(tmp_path / "store.db"), fresh()
+    async with opened(partial(SQLiteBackend, path)) as backend:
+        await created(backend, key)
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    backend = SQLiteBackend(path)
+    if fine:
+        assert await backend.migrate() == (version // 100, version // 100)
+        assert await backend.read(key, EVERYTHING) is not None
+    else:
+        for use in (backend.migrate(), backend.read(key, EVERYTHING)):
+            with refused(SchemaMismatch) as caught:
+                await use
+            assert "upgrade holdfast" in str(caught.error)
+    await backend.close()

@@ -32,7 +32,12 @@ class _Known(msgspec.Struct, frozen=True):
     """The version at which the state was read whole: older tombstones are not known."""
     tail: list[Entry]
     low: int
-    bytes: int
+    tail_bytes: int
+    state_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.tail_bytes + self.state_bytes
 
 
 class Stats(msgspec.Struct):
@@ -44,7 +49,7 @@ class Stats(msgspec.Struct):
 
 
 class CachedBackend(Wrapper):
-    """Keeps up to `size` sessions, the least recently used going first."""
+    """Keeps up to `size` sessions and a mebibyte for each on average, the least recently used going first."""
 
     def __init__(self, inner: Backend, size: int) -> None:
         super().__init__(inner)
@@ -107,7 +112,7 @@ class CachedBackend(Wrapper):
                 self._known[key] = known
                 self._known.move_to_end(key)
                 self.stats.bytes += known.bytes - (old.bytes if old else 0)
-            while len(self._known) > self._size:
+            while len(self._known) > self._size or (self.stats.bytes > self._size * _TAIL_BYTES and len(self._known) > 1):
                 self.stats.bytes -= self._known.popitem(last=False)[1].bytes
                 self.stats.evictions += 1
             self.stats.sessions = len(self._known)
@@ -135,7 +140,7 @@ if hasattr(os, "register_at_fork"):
 def _fresh(snapshot: Snapshot, limit: int) -> _Known:
     tail = snapshot.entries or []
     low = 1 if len(tail) < limit else tail[0].seq
-    return _trimmed(_Known(snapshot.head, snapshot.state or {}, snapshot.head.version, tail, low, 0))
+    return _trimmed(_Known(snapshot.head, snapshot.state or {}, snapshot.head.version, tail, low, 0, _weight(snapshot.state or {})))
 
 
 def _merged(known: _Known, snapshot: Snapshot) -> _Known:
@@ -148,10 +153,11 @@ def _merged(known: _Known, snapshot: Snapshot) -> _Known:
         state, loaded = snapshot.state or {}, head.version
     elif snapshot.state:
         state = known.state | snapshot.state
+    held = known.state_bytes if state is known.state else _weight(state)
     new = snapshot.entries or []
     if head.hides != known.head.hides or len(new) == _TAIL_ENTRIES:
-        return _trimmed(_Known(head, state, loaded, new, new[0].seq if len(new) == _TAIL_ENTRIES else known.head.seq + 1, 0))
-    return _trimmed(_Known(head, state, loaded, known.tail + new if new else known.tail, known.low, known.bytes), added=new)
+        return _trimmed(_Known(head, state, loaded, new, new[0].seq if len(new) == _TAIL_ENTRIES else known.head.seq + 1, 0, held))
+    return _trimmed(_Known(head, state, loaded, known.tail + new if new else known.tail, known.low, known.tail_bytes, held), added=new)
 
 
 def _after(known: _Known, commit: Commit, outcome: Outcome) -> _Known | None:
@@ -167,16 +173,21 @@ def _after(known: _Known, commit: Commit, outcome: Outcome) -> _Known | None:
         Entry(seq, it.id, it.kind, it.body, it.run_id, it.agent, it.time, head.version)
         for seq, it in enumerate(commit.entries, known.head.seq + 1)
     ]
-    return _trimmed(_Known(head, state, known.loaded, known.tail + new, known.low, known.bytes), added=new)
+    held = _weight(state) if commit.puts else known.state_bytes
+    return _trimmed(_Known(head, state, known.loaded, known.tail + new, known.low, known.tail_bytes, held), added=new)
+
+
+def _weight(state: dict[str, StateRow]) -> int:
+    return sum([len(row.value) for row in state.values() if row.value is not None])
 
 
 def _trimmed(known: _Known, added: list[Entry] | None = None) -> _Known:
-    size = (known.bytes if added is not None else 0) + sum(len(entry.body) for entry in (known.tail if added is None else added))
+    size = (known.tail_bytes if added is not None else 0) + sum(len(entry.body) for entry in (known.tail if added is None else added))
     if len(known.tail) > _TAIL_ENTRIES or size > _TAIL_BYTES:
         tail = known.tail[len(known.tail) // 2 :] if len(known.tail) > 1 else []
         low = tail[0].seq if tail else known.head.seq + 1
-        return _trimmed(msgspec.structs.replace(known, tail=tail, low=low, bytes=0))
-    return msgspec.structs.replace(known, bytes=size)
+        return _trimmed(msgspec.structs.replace(known, tail=tail, low=low, tail_bytes=0))
+    return msgspec.structs.replace(known, tail_bytes=size)
 
 
 def _answer(known: _Known, plan: ReadPlan) -> Snapshot | None:

@@ -34,7 +34,7 @@ def translate(path: str, error: apsw.Error) -> StoreError:
     """Our error for SQLite's: the file and the way out are named."""
     for kinds, ours, words in _MEANINGS:
         if isinstance(error, kinds):
-            return ours(f"{path}: {words}" + (_why_closed(path) if isinstance(error, apsw.CantOpenError) else ""))
+            return ours(f"{path}: {words}" + _details(path, error))
     return StoreError(f"{path}: SQLite says: {error}")
 
 
@@ -49,7 +49,19 @@ _MEANINGS: tuple[tuple[tuple[type[apsw.Error], ...], type[StoreError], str], ...
     ((apsw.NotADBError,), NotAStore, "this file is not a SQLite database; name another file or move it away"),
     ((apsw.CorruptError,), Corrupt, "the database is damaged; run `holdfast db check` and restore a backup"),
     ((apsw.CantOpenError,), StoreUnavailable, "can't be opened; "),
+    (
+        (apsw.IOError,),
+        StoreUnavailable,
+        "the disk refused to read or write it; look for a full disk or quota, a failing disk (the system's log), a network drive (use a"
+        " local disk)",
+    ),
 )
+
+
+def _details(path: str, error: apsw.Error) -> str:
+    if isinstance(error, apsw.IOError):
+        return f": {error}"
+    return _why_closed(path) if isinstance(error, apsw.CantOpenError) else ""
 
 
 def _why_closed(path: str) -> str:

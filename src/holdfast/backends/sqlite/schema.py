@@ -19,6 +19,8 @@ from .log import MAX_SEQ, SQL
 from .sweeping import LONG_AGO
 
 VERSION = 1
+_OLDEST = 1
+"""The lowest version whose code may write what this code makes. A file's `user_version` holds both: 100 * version + oldest."""
 _APPLICATION = 0x48464153  # "HFAS", written into the file's header
 _MIGRATIONS: dict[int, str] = {}
 """SQL that takes schema N to N + 1."""
@@ -31,8 +33,6 @@ def ensure(path: str, patience: float) -> None:
         version = _version(connection, path)
         if version == 0:
             _create(connection, path, patience)
-        elif version > VERSION + 1:
-            raise SchemaMismatch(f"{path}: schema {version} is newer than this library's {VERSION}; upgrade holdfast")
         elif version < VERSION - 1:
             raise SchemaMismatch(f"{path}: schema {version} is too old for this library ({VERSION}); run `holdfast db migrate`")
     finally:
@@ -41,7 +41,7 @@ def ensure(path: str, patience: float) -> None:
 
 
 def migrate(path: str, patience: float) -> tuple[int, int]:
-    """Bring the file's schema up to date in one transaction; (before, after)."""
+    """Bring the file's schema up to date in one transaction; (before, after), the same for a newer one that this code may write."""
     ensure_file = not Path(path).exists()
     connection = connect(path, patience=Patience(patience), synchronous="full", vfs=None, writable=True)
     try:
@@ -49,7 +49,7 @@ def migrate(path: str, patience: float) -> tuple[int, int]:
         if before == 0:
             _create(connection, path, patience)
         elif before > VERSION:
-            raise SchemaMismatch(f"{path}: schema {before} is newer than this library's {VERSION}; upgrade holdfast")
+            return before, before
         else:
             _climb(connection)
         return before, VERSION
@@ -59,13 +59,13 @@ def migrate(path: str, patience: float) -> tuple[int, int]:
 
 def _climb(connection: Connection) -> None:
     with _transaction(connection):
-        for step in range(connection.pragma("user_version"), VERSION):
+        for step in range(connection.pragma("user_version") // 100, VERSION):
             connection.execute(_MIGRATIONS[step])
-            connection.pragma("user_version", step + 1)
+        connection.pragma("user_version", 100 * VERSION + _OLDEST)
 
 
 def _version(connection: Connection, path: str) -> int:
-    """The schema version; 0 for an empty database. Anything that isn't a store raises `NotAStore`."""
+    """The schema version; 0 for an empty database. `NotAStore`, or `SchemaMismatch` for one that this code is too old to write."""
     if connection.in_transaction:
         return _version_now(connection, path)
     connection.execute("BEGIN")  # all from one moment: somebody may be making the store
@@ -79,6 +79,12 @@ def _version(connection: Connection, path: str) -> int:
 def _version_now(connection: Connection, path: str) -> int:
     application, version = connection.pragma("application_id"), connection.pragma("user_version")
     if application == _APPLICATION:
+        version, oldest = divmod(version, 100)
+        if oldest > VERSION:
+            raise SchemaMismatch(
+                f"{path}: schema {version} is for holdfast with schema {oldest} or later, this one has {VERSION}; upgrade holdfast,"
+                " there is nothing to migrate here"
+            )
         return version
     if application or version or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
         raise NotAStore(f"{path}: this SQLite database belongs to something else; name another file")
@@ -91,7 +97,7 @@ def _create(connection: Connection, path: str, patience: float) -> None:
         if _version(connection, path) == 0:  # another process may have been quicker
             connection.execute(load(__name__, "schema.sql"))
             connection.pragma("application_id", _APPLICATION)
-            connection.pragma("user_version", VERSION)
+            connection.pragma("user_version", 100 * VERSION + _OLDEST)
 
 
 @contextmanager
