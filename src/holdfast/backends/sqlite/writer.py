@@ -27,8 +27,10 @@ _IN_PLACE_SECONDS = 40e-6
 """Where a COMMIT takes less than a thread switch (a RAM disk, `synchronous=normal`), a lone one is done where it is asked."""
 _ATTEMPT_SECONDS = 0.02
 _CHECKPOINT_PAGES = 4000
+_SLOW_SECONDS = 80e-6
+"""Where a COMMIT takes this long, most of it is the flush."""
 _ROOM_AHEAD = 32
-_ROOM_STEP = 1024
+_ROOM_STEP = 256
 _FRAME = 4096 + 24
 """Bytes of a page in the log."""
 _RESET_PAGES = 64_000
@@ -249,7 +251,7 @@ class Writer:
 
         Called in a transaction that writes, when nobody else may add to the log. Zeros behind its end are not frames of it to any reader.
         """
-        if self._wal_pages + _ROOM_AHEAD < self._room or self._flush < _IN_PLACE_SECONDS or self._vfs is not None:
+        if self._wal_pages + _ROOM_AHEAD < self._room or self._flush < _SLOW_SECONDS or self._vfs is not None:
             return
         with suppress(OSError), open(connection.filename_wal, "r+b") as log:
             pages = log.seek(0, SEEK_END) // _FRAME
