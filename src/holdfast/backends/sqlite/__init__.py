@@ -27,6 +27,9 @@ T = TypeVar("T")
 _SMALL_READ = 512
 """Entries a read may return and still run in place."""
 _SMALL_COMMIT = 64 * 1024
+_SMALL_PAGE = 100
+_IN_PLACE_BYTES = 512 * 1024
+"""Bytes of values and bodies a read in place may meet; then it is begun again on a thread."""
 _WATCH_SECONDS = 0.05
 _LAST_READS_SECONDS = 10.0
 
@@ -99,10 +102,15 @@ class SQLiteBackend(Forkable):
     # --- reading ---
 
     async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
-        return await self._read(lambda connection: log.read(connection, key, plan), small=_small(plan))
+        if _small(plan):
+            try:
+                return await self._read(lambda connection: log.read(connection, key, plan, _IN_PLACE_BYTES), small=True)
+            except log.Heavy:
+                pass
+        return await self._read(lambda connection: log.read(connection, key, plan), small=False)
 
     async def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:
-        return await self._read(lambda connection: log.list_sessions(connection, filter, cursor, limit), small=limit <= _SMALL_READ)
+        return await self._read(lambda connection: log.list_sessions(connection, filter, cursor, limit), small=limit <= _SMALL_PAGE)
 
     async def watch(self, key: Key, after: int) -> AsyncIterator[int]:
         while (snapshot := await self.read(key, ReadPlan())) is not None:
@@ -193,5 +201,13 @@ def _small(plan: ReadPlan) -> bool:
 
 
 def _small_commit(commit: Commit) -> bool:
-    size = sum([len(entry.body) for entry in commit.entries]) + sum([len(blob.data) for blob in commit.blobs])
-    return commit.erase is None and size < _SMALL_COMMIT
+    if commit.erase is not None or commit.drops or sum([it.last - it.first for it in commit.hide]) >= _SMALL_READ:
+        return False
+    if commit.answer is not None and not _small(commit.answer):
+        return False
+    size = sum([len(entry.body) for entry in commit.entries])
+    if commit.puts:
+        size += sum([len(put.value) for put in commit.puts if put.value is not None])
+    if commit.blobs:
+        size += sum([len(blob.data) for blob in commit.blobs])
+    return size < _SMALL_COMMIT

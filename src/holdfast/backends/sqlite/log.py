@@ -6,6 +6,7 @@ Everything here is plain functions over a connection; who calls them, on which t
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -74,17 +75,24 @@ def readable_head(key: Key, data: bytes) -> Head | None:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(connection: Connection, key: Key, plan: ReadPlan) -> Snapshot | None:
-    """The plan's answer from one moment: while the cursor of the head stands on its row, SQLite keeps showing that moment."""
+class Heavy(Exception):
+    """A read in place met more bytes than it may."""
+
+
+def read(connection: Connection, key: Key, plan: ReadPlan, most: int | None = None) -> Snapshot | None:
+    """The plan's answer from one moment: while the cursor of the head stands on its row, SQLite keeps showing that moment.
+
+    `Heavy` where it has more than about `most` bytes.
+    """
     cursor = connection.execute(SQL["session"], key)
     try:
         row = cursor.fetchone()
-        return row and snapshot(connection, (row[0], _head(key, row[1])), plan)
+        return row and snapshot(connection, (row[0], _head(key, row[1])), plan, most)
     finally:
         cursor.close(True)
 
 
-def snapshot(connection: Connection, found: tuple[int, Head] | None, plan: ReadPlan) -> Snapshot | None:
+def snapshot(connection: Connection, found: tuple[int, Head] | None, plan: ReadPlan, most: int | None = None) -> Snapshot | None:
     """As `read`, inside whatever transaction is open."""
     if found is None or not alive(found[1], now()):
         return None
@@ -92,37 +100,47 @@ def snapshot(connection: Connection, found: tuple[int, Head] | None, plan: ReadP
     whole = plan.state_since is not None and plan.state_since <= head.floor
     return Snapshot(
         head,
-        None if plan.state_since is None else _state(connection, n, head, plan.state_since, whole),
+        None if plan.state_since is None else _state(connection, n, head, plan.state_since, whole, most),
         whole,
-        None if plan.entries is None else _entries(connection, n, head, plan.entries),
+        None if plan.entries is None else _entries(connection, n, head, plan.entries, most),
         [blob for it in plan.blobs for blob in _blobs(connection, n, it)] if plan.blobs else None,
     )
 
 
-def _state(connection: Connection, n: int, head: Head, since: int, whole: bool) -> dict[str, StateRow]:
+def _state(connection: Connection, n: int, head: Head, since: int, whole: bool, most: int | None) -> dict[str, StateRow]:
     if whole:
         rows = connection.execute(SQL["state"], (n,))
     elif since < head.version:
         rows = connection.execute(SQL["state_since"], (n, since))
     else:
         return {}
-    return {key: StateRow(value, version) for key, value, version in rows}
+    return {key: StateRow(value, version) for key, value, version in (rows if most is None else _light(rows, 1, most))}
 
 
-def _entries(connection: Connection, n: int, head: Head, window: Window) -> list[Entry]:
+def _entries(connection: Connection, n: int, head: Head, window: Window, most: int | None) -> list[Entry]:
     if window.after >= head.seq:
         return []
     low, high = span(n, window.after, window.before)
     kinds = tuple(dict.fromkeys(window.kinds))
     base = n << 32
-    rows = connection.execute(
+    cursor = connection.execute(
         _window_sql(kinds, window.run_id is not None, window.hidden, window.newest),
         {"low": low, "high": high, "run": window.run_id, "limit": -1 if window.limit is None else window.limit}
         | {f"kind{i}": kind for i, kind in enumerate(kinds)},
-    ).fetchall()
+    )
+    rows = cursor.fetchall() if most is None or head.counts.bytes < most else list(_light(cursor, 3, most))
     if window.newest:
         rows.reverse()
     return [Entry(row[0] - base, row[1], row[2], row[3], row[4], row[5], row[6], row[7], bool(row[8])) for row in rows]
+
+
+def _light(rows: Iterable[tuple[Any, ...]], column: int, most: int) -> Iterator[tuple[Any, ...]]:
+    """`rows` for as long as their values in `column` have no more than `most` bytes together."""
+    for row in rows:
+        most -= len(row[column] or b"")
+        if most < 0:
+            raise Heavy
+        yield row
 
 
 @lru_cache(256)
