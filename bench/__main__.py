@@ -19,7 +19,7 @@ from rich.table import Table
 
 import holdfast
 
-from . import openai_agents
+from . import langgraph, openai_agents
 from .flushes import counting_vfs, flushes, seconds
 from .subjects import ANSWER, QUESTION, SUBJECTS, Async, Blocking, Raw, Subject, async_turn
 
@@ -240,7 +240,31 @@ def openai_table(quick: bool) -> None:
         console.print(table)
 
 
-TABLES = {"turns": turns_table, "bytes": bytes_table, "lone": lone_table, "writers": writers_table, "openai": openai_table}
+def langgraph_table(quick: bool) -> None:
+    """A turn of a LangGraph app, and what it leaves in the database."""
+    for rich in (False, True):
+        with folder("RAM disk") as path:
+            times = asyncio.run(langgraph.conversations(path, 1 if quick else 4, rich=rich))
+        about = "with usage metadata" if rich else "text only"
+        table = Table(title=f"A turn of LangGraph with 2 messages of 1 KB, {about}, RAM disk, milliseconds", title_justify="left")
+        for column in ("saver", "turn 10", "turn 100", "turn 200", "200 beside 10"):
+            table.add_column(column, justify="right" if column != "saver" else "left")
+        for name, it in times.items():
+            table.add_row(name, *(f"{it[mark] * 1e3:.2f}" for mark in (10, 100, 200)), f"{it[200] / it[10]:.2f}")
+        console.print(table)
+    with folder("RAM disk") as path:
+        for name, size in langgraph.stored(path).items():
+            console.print(f"{name}: {size:,} bytes after {langgraph.TURNS} turns, {2 * langgraph.TURNS * langgraph.SIZE:,} of them said")
+
+
+TABLES = {
+    "turns": turns_table,
+    "bytes": bytes_table,
+    "lone": lone_table,
+    "writers": writers_table,
+    "openai": openai_table,
+    "langgraph": langgraph_table,
+}
 
 
 def main() -> None:

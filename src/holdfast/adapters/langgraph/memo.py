@@ -231,7 +231,7 @@ def _packed(fields: dict[str, Any], names: Sequence[str]) -> bytes:
 
 def _plain(value: Any, depth: int = 32) -> bool:
     """Whether the value is of JSON's kinds and no subclass of them."""
-    kind: type[Any] = type(value)
+    kind = cast("type[Any]", type(value))
     if kind is str or kind is int or kind is bool or value is None:
         return True
     if depth <= 0:
