@@ -51,7 +51,7 @@ def info_of(session_id: str, head: Head) -> SessionInfo:
         kind=head.kind,
         agent=head.agent,
         name=head.name,
-        metadata=head.metadata,
+        metadata=copied(head.metadata),
         version=head.version,
         created_at=_moment(head.created),
         updated_at=_moment(head.updated),
@@ -62,6 +62,11 @@ def info_of(session_id: str, head: Head) -> SessionInfo:
         origin=head.origin,
         parent=head.parent,
     )
+
+
+def copied(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a head, for whoever may change it: a head is shared."""
+    return msgspec.json.decode(msgspec.json.encode(metadata)) if metadata else {}
 
 
 def _moment(micros: int) -> datetime:

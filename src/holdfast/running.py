@@ -122,7 +122,7 @@ class Run:
         self.ended = True
 
     def _event(self, event: RunEvent, time: int) -> NewEntry:
-        return NewEntry(new_id(), kinds.RUN, msgspec.json.encode(event), self.id, self.agent, time)
+        return NewEntry(new_id(), kinds.RUN, _encoded(event), self.id, self.agent, time)
 
     def _messages(self, messages: tuple[Message, ...], time: int) -> tuple[NewEntry, ...]:
         return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
@@ -132,6 +132,18 @@ def message_entry(message: Message, time: int, run_id: str | None = None, agent:
     """The entry that records `message`; its id is the message's own, if it has one."""
     body = encode_message(message)
     return NewEntry(message.id or new_id(), kinds.MESSAGE, body, run_id, agent, time)
+
+
+def _encoded(event: RunEvent) -> bytes:
+    """The stored form of `event`; `InvalidValue` for one that would come back as something else."""
+    try:
+        body = msgspec.json.encode(event)
+        if msgspec.json.decode(body, type=RunEvent) == event:
+            return body
+        why = "it would come back as something else"
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        why = str(error)
+    raise InvalidValue(f"a run's status, metrics and error hold numbers, text and plain JSON in details: {why}")
 
 
 def counts_of(added: tuple[NewEntry, ...]) -> Counts:

@@ -36,7 +36,7 @@ from .backend import (
 from .entries import Entry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, StoreError, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
-from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
+from .info import Link, SessionInfo, check_ttl, checked, copied, info_of, touch
 from .messages import Message, decode_message
 from .rules import changes, may_use
 from .running import Run, counts_of, message_entry
@@ -46,6 +46,7 @@ from .values import decode, encode
 
 FORM = 1
 _CHAT_ROLES = ("user", "assistant")
+_MOST = 2**53
 
 
 class Session:
@@ -94,7 +95,7 @@ class Session:
     @property
     def metadata(self) -> dict[str, Any]:
         """A copy of the session's metadata."""
-        return dict(self._head.metadata) if self._head else {}
+        return copied(self._head.metadata) if self._head else {}
 
     @property
     def service_session_id(self) -> Any:
@@ -149,6 +150,7 @@ class Session:
 
     async def append(self, *messages: Message, expect: int | None = None, commit_id: str | None = None) -> int:
         """Add `messages` to the history, with what is staged, in one atomic commit; the version after it."""
+        _check_numbers(expect=expect)
         if not messages and expect is None and commit_id is None and not self._staged:
             return self.version
         time = now()
@@ -171,12 +173,11 @@ class Session:
     async def rewind(self, *, to: int | None = None, last: int | None = None) -> int:
         """Hide the entries after seq `to`, or the newest `last` messages with what follows them; how many were there to be hidden.
 
-        They stay in the record, out of every window.
+        They stay in the record, out of every window. The cut is where you say: it may leave a tool call whose result is hidden.
         """
         if (to is None) == (last is None):
             raise UsageError("rewind takes either to=SEQ or last=N messages")
-        if to is not None and to < 0:
-            raise InvalidValue(f"to={to}: give the seq of the last entry to keep, or 0 to hide all")
+        _check_numbers(to=to, last=last)
         patience = runs.Patience(WAIT)
         while True:
             first = to + 1 if to is not None else await self._seq_of_last(last or 0)
@@ -206,6 +207,7 @@ class Session:
 
     async def replace(self, messages: Sequence[Message], *, expect: int | None = None) -> int:
         """Hide the whole history and put `messages` in its place, in one atomic commit; the version after it."""
+        _check_numbers(expect=expect)
         patience = runs.Patience(WAIT)
         while True:
             head = (await self._read(ReadPlan())).head
@@ -236,8 +238,10 @@ class Session:
     async def fork(self, id: str | None = None, *, at: int | None = None, name: str | None = None) -> Session:
         """A new session with a copy of this one's visible entries (up to seq `at`), state and blobs; it remembers where it came from.
 
-        Staged changes of this handle are not part of it. `SessionExists` when `id` is taken.
+        State and blobs are as they are now, whatever `at` is, and `at` may part a tool call from its result. Staged changes of this
+        handle are not part of it. `SessionExists` when `id` is taken.
         """
+        _check_numbers(at=at)
         link = self._linked
         source = (await self._read(ReadPlan())).head
         fork = Session(id, user_id=source.user_id)
@@ -271,7 +275,7 @@ class Session:
 
     async def get_chat_history(self, *, last: int | None = None) -> list[Message]:
         """What user and assistant said to each other: no tools, no instructions, no empty messages."""
-        _check_last(last)
+        _check_numbers(last=last)
         said: list[Message] = []
         before: int | None = None
         step = None if last is None else max(4 * last, 16)
@@ -294,13 +298,15 @@ class Session:
         hidden: bool = False,
     ) -> list[Entry]:
         """Records of the log in order: the newest `last` with after < seq < before, of the named kinds and run."""
-        _check_last(last)
+        _check_numbers(last=last, after=after, before=before)
+        if isinstance(kinds, str):
+            raise InvalidValue(f"kinds={kinds!r} is a string: give a tuple, ({kinds!r},)")
         window = Window(after=after, before=before, limit=last, kinds=kinds, run_id=run_id, hidden=hidden)
         return (await self._read(ReadPlan(state_since=self.cells.synced, entries=window))).entries or []
 
     async def runs(self, *, last: int = 20) -> list[RunInfo]:
         """The newest `last` runs in the order they began."""
-        _check_last(last)
+        _check_numbers(last=last)
         told: list[Entry] = []
         page: list[Entry] | None = None
         while page is None or (page and len(page) == 4 * last and len({entry.run_id for entry in told}) <= last):
@@ -614,6 +620,8 @@ class Session:
             beating.cancel()
 
 
-def _check_last(last: int | None) -> None:
-    if last is not None and last < 0:
-        raise InvalidValue(f"last={last}: give a number, 0 or more, or None for all")
+def _check_numbers(**given: int | None) -> None:
+    """Each is left out or a whole number that a database can hold; `InvalidValue` names the one that isn't."""
+    for name, value in given.items():
+        if value is not None and not (isinstance(value, int) and 0 <= value <= _MOST):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidValue(f"{name}={value!r:.80}: give a whole number from 0 to {_MOST}, or leave it out")

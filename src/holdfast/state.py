@@ -175,6 +175,11 @@ class KeyValues(MutableMapping[str, Any]):
         """The same as `del self[key]`: `KeyError` when there is none."""
         del self[key]
 
+    def clear(self) -> None:
+        """Delete every key; in a state that is staged as any other deletion."""
+        for key in list(self):
+            del self[key]
+
 
 class VolatileCache(KeyValues):
     """Values of one run: any objects, in memory, never stored."""
@@ -217,7 +222,10 @@ class State(KeyValues):
         self._prefix = prefix
 
     def __getitem__(self, key: str) -> Any:
-        return self._cells.get(self._prefix + check_key(key))
+        try:
+            return self._cells.get(self._prefix + check_key(key))
+        except KeyError:
+            raise KeyError(key) from None  # without the prefix of the cache
 
     def get(self, key: str, default: Any = None, /, *, as_: type[Any] | None = None) -> Any:
         """The value, or `default`. `as_` builds a value of that type from what is stored; changes inside it count as well."""
@@ -231,7 +239,10 @@ class State(KeyValues):
         self._cells.set(self._prefix + check_key(key), value)
 
     def __delitem__(self, key: str) -> None:
-        self._cells.delete(self._prefix + check_key(key))
+        try:
+            self._cells.delete(self._prefix + check_key(key))
+        except KeyError:
+            raise KeyError(key) from None
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and key.isprintable() and self._cells.has(self._prefix + key)

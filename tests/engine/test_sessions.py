@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -13,6 +15,7 @@ import holdfast.store
 from holdfast import (
     InvalidValue,
     Message,
+    Metrics,
     SessionGone,
     SessionInfo,
     Store,
@@ -297,6 +300,7 @@ async def test_metadata_is_merged_and_nobody_changes_it_by_hand(store: Store) ->
     session.metadata["b"]["c"].append("by hand")
     session.info.metadata["b"]["c"].append("by hand")
     (await store.list()).items[0].metadata["b"]["c"].append("by hand")
+    assert session.metadata == session.info.metadata == {"b": {"c": [2]}, "d": "x"}
     assert (await reopened(session, store)).metadata == {"b": {"c": [2]}, "d": "x"}
 
 
@@ -361,6 +365,96 @@ async def test_chat_history_leaves_tools_and_instructions_out_over_many_pages(st
     spoken = Message("assistant", (Text("and "), ToolCall("look", "c2"), Text("more")))
     await session.append(spoken)
     assert (await session.get_chat_history(last=1))[0].text == "and more"
+
+
+@pytest.mark.parametrize("bad", [-1, "2", 1.0, 2**70])
+async def test_numbers_that_make_no_sense_are_refused_by_name(store: Store, bad: Any) -> None:
+    session = await store.session("s")
+    await session.append(user("q"), assistant("a"))
+    asked: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+        ("last", lambda: session.get_messages(last=bad)),
+        ("before", lambda: session.get_messages(before=bad)),
+        ("last", lambda: session.get_chat_history(last=bad)),
+        ("last", lambda: session.runs(last=bad)),
+        ("after", lambda: session.entries(after=bad)),
+        ("at", lambda: session.fork(at=bad)),
+        ("to", lambda: session.rewind(to=bad)),
+        ("last", lambda: session.rewind(last=bad)),
+        ("expect", lambda: session.commit(expect=bad)),
+        ("expect", lambda: session.append(user("x"), expect=bad)),
+        ("expect", lambda: session.replace([], expect=bad)),
+    ]
+    for name, ask in asked:
+        with pytest.raises(InvalidValue, match=f"{name}={re.escape(repr(bad))}: give a"):
+            await ask()
+    assert await texts(session) == ["q", "a"]
+    assert [item.id for item in (await store.list()).items] == ["s"]
+
+
+async def test_kinds_are_a_tuple(store: Store) -> None:
+    session = await store.session("s")
+    await session.append(user("q"))
+    with pytest.raises(InvalidValue, match=r"'message' is a string: give a tuple, \('message',\)"):
+        await session.entries(kinds="message")  # type: ignore[arg-type]
+    assert len(await session.entries(kinds=("message",))) == 1
+
+
+async def test_a_run_whose_metrics_cannot_be_stored_ends_as_an_error(store: Store) -> None:
+    session = await store.session("s")
+    given: list[Any] = [{"details": {"x": object()}}, {"details": {"x": (1,)}}, {"seconds": "long"}, {"seconds": float("nan")}]
+    for it in given:
+        with pytest.raises(InvalidValue, match="metrics"):
+            async with session.run(user("q")) as run:
+                await run.finish(assistant("a"), metrics=Metrics(**it))
+    assert [(it.status, it.error) for it in await session.runs()] == [("error", "InvalidValue")] * 4
+    assert await texts(session) == ["q"] * 4
+    assert not session.info.running
+
+
+async def test_what_a_cache_does_not_hold_is_named_as_the_caller_names_it(store: Store) -> None:
+    session = await store.session("s")
+    for mapping in (session.state, session.get_non_volatile_cache(), session.get_volatile_cache()):
+        for lookup in (lambda it: it["token"], lambda it: it.pop("token"), lambda it: it.delete("token")):  # type: ignore[var-annotated]
+            with pytest.raises(KeyError) as caught:
+                lookup(mapping)
+            assert caught.value.args == ("token",)
+
+
+async def test_a_state_is_cleared_in_one_pass_and_the_cache_with_a_clear_of_its_own(store: Store) -> None:
+    session = await store.session("s")
+    cache = session.get_non_volatile_cache()
+    session.state.update({f"k{number}": [number] for number in range(20)})
+    cache["token"] = "secret"
+    await session.commit()
+    listed = 0
+    keys = session.cells.keys
+
+    def counted() -> list[str]:
+        nonlocal listed
+        listed += 1
+        return keys()
+
+    session.cells.keys = counted
+    session.state["staged"] = 1
+    session.state.clear()
+    assert listed <= 2
+    await session.commit()
+    later = await reopened(session, store)
+    assert (dict(later.state), dict(later.get_non_volatile_cache())) == ({}, {"token": "secret"})
+    cache.clear()
+    await session.commit()
+    assert dict((await reopened(session, store)).get_non_volatile_cache()) == {}
+    session.get_volatile_cache()["v"] = object()
+    session.get_volatile_cache().clear()
+    assert len(session.get_volatile_cache()) == 0
+
+
+async def test_a_cut_is_where_it_is_asked_for_even_between_a_call_and_its_result(store: Store) -> None:
+    session = await store.session("s")
+    await session.append(user("q"), Message("assistant", (ToolCall("look", "c1"),)), tool("r", call_id="c1"), assistant("a"))
+    assert [m.role for m in await (await session.fork(at=2)).get_messages()] == ["user", "assistant"]
+    assert await session.rewind(last=2) == 2
+    assert [m.role for m in await session.get_messages()] == ["user", "assistant"]
 
 
 async def test_identical_turns_are_all_kept(store: Store) -> None:
