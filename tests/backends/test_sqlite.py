@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.backend import Backend, Erase, HeadPatch, Range
+from holdfast.backend import Backend, Erase, Filter, HeadPatch, Key, Range, ReadPlan
 from holdfast.backends.sqlite import SQLiteBackend, writer
 from holdfast.backends.sqlite.connections import connect
-from holdfast.errors import StoreUnavailable
+from holdfast.errors import Corrupt, StoreUnavailable
 from holdfast.ids import now
 from holdfast.info import Link, touch
 from holdfast.testing import BackendSuite, Opener
-from holdfast.testing.tools import SECOND, blob, bodies, created, fresh, notes, opened, puts, read, refused, writing, wrote
+from holdfast.testing.tools import SECOND, blob, bodies, created, fresh, listed, notes, opened, puts, read, refused, writing, wrote
 
 from ..disk import Disk, disk
 
@@ -119,3 +119,42 @@ async def test_deleted_text_is_not_in_the_file(tmp_path: Path) -> None:
             await backend.commit(key, writing(head, erase=Erase("session") if n % 2 else Erase("content", n + 1)))
     assert b"SECRET" not in path.read_bytes()
     assert os.listdir(tmp_path) == ["store.db"]
+
+
+async def test_a_long_commit_is_one_step_of_the_search(tmp_path: Path) -> None:
+    """A repetition is found behind commits of many entries, hidden ones too, by as many steps as there are commits."""
+    key = fresh()
+    async with opened(partial(SQLiteBackend, str(tmp_path / "store.db"))) as backend:
+        head = await created(backend, key)
+        first = writing(head, base=0, entries=notes(*["a"] * 50))
+        done = await backend.commit(key, first)
+        head = await wrote(backend, key, head, base=0, hide=(Range(10, 50),))
+        for _ in range(20):
+            head = await wrote(backend, key, head, base=0, entries=notes(*["b"] * 30))
+        head = await wrote(backend, key, head, hide=(Range(60, 400),))
+        again = await backend.commit(key, first)
+        assert (again.repeated, again.version, again.seq) == (True, done.version, 50)
+
+
+async def test_a_sweep_goes_in_steps(tmp_path: Path) -> None:
+    """Long sessions are removed in several transactions, and nothing is left of them; an unreadable head stays, and is reported."""
+    path, past = str(tmp_path / "store.db"), now() - 50 * SECOND
+    key, keys = fresh(), [fresh() for _ in range(3)]
+    async with opened(partial(SQLiteBackend, path)) as backend:
+        assert isinstance(backend, SQLiteBackend)
+        for it in keys:
+            blobs = tuple(blob(str(n), "b") for n in range(20))
+            await created(backend, it, time=past, patch=HeadPatch(ttl=1), entries=notes(*["a"] * 1200), blobs=blobs)
+        for name in ("well", "bad"):
+            await created(backend, Key(key.tenant, name), time=past, patch=HeadPatch(ttl=1 if name == "bad" else None))
+        other = connect(path, patience=None, synchronous="full", vfs=None, writable=True)
+        other.execute("UPDATE sessions SET head = x'00' WHERE session_id = 'bad'")
+        before = backend.writer.transactions
+        assert await backend.sweep(10) == 3
+        assert backend.writer.transactions - before >= 9
+        assert [other.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("entries", "blobs", "sessions")] == [0, 0, 2]
+        other.close()
+        assert await listed(backend, Filter(tenant=key.tenant)) == ["well"]
+        assert ["bad" in problem for problem in await backend.check()] == [True]
+        with refused(Corrupt):
+            await backend.read(Key(key.tenant, "bad"), ReadPlan())

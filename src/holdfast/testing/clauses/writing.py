@@ -321,3 +321,28 @@ async def deleting_a_key_that_is_not_there_is_nothing(open: Opener) -> None:
         head = await created(backend, key)
         await wrote(backend, key, head, puts=puts(a=None))
         assert values(await read(backend, key)) == {}
+
+
+@clause()
+async def a_head_stays_small(open: Opener) -> None:
+    """Names, metadata and service ids are bounded together, by what they come to and not by what one commit adds; the field is named."""
+    async with opened(open) as backend:
+        key = fresh()
+        head = await created(backend, key, patch=HeadPatch(metadata={"a": "x" * 40_000}))
+        for field, value in (("name", "n" * 70_000), ("metadata", {"b": "x" * 40_000})):
+            with refused(TooLarge) as caught:
+                await wrote(backend, key, head, entries=notes("never"), patch=HeadPatch(**{field: value}))
+            assert field in str(caught.error)
+        assert (await read(backend, key)).head == head
+        await wrote(backend, key, head, patch=HeadPatch(metadata={"a": None, "b": "x" * 40_000}))
+
+
+@clause()
+async def a_lost_race_to_create_changes_nothing(open: Opener) -> None:
+    """What a new session begins with is for a new one only: whoever comes second neither writes it nor moves the version."""
+    async with opened(open) as backend:
+        key = fresh()
+        head = await created(backend, key, create=Create(1, patch=HeadPatch(kind="first", ttl=100)))
+        second = await created(backend, key, create=Create(2, patch=HeadPatch(kind="second", ttl=5)))
+        assert (head.version, head.kind, head.ttl) == (1, "first", 100)
+        assert (second.version, second.incarnation, second.kind, second.ttl) == (1, 1, "first", 100)
