@@ -14,7 +14,7 @@ from .output import counted, facts, size, working
 app = group("Look after the database.")
 
 _BATCH = 100
-"""Sessions removed by one commit: others write in between."""
+"""Sessions asked for at a time: a backend may remove them in one transaction, and others write in between."""
 
 
 def _maintenance(store: Store) -> Maintenance:
