@@ -329,9 +329,9 @@ async def a_head_stays_small(open: Opener) -> None:
     async with opened(open) as backend:
         key = fresh()
         head = await created(backend, key, patch=HeadPatch(metadata={"a": "x" * 40_000}))
-        for field, value in (("name", "n" * 70_000), ("metadata", {"b": "x" * 40_000})):
+        for field, patch in (("name", HeadPatch(name="n" * 70_000)), ("metadata", HeadPatch(metadata={"b": "x" * 40_000}))):
             with refused(TooLarge) as caught:
-                await wrote(backend, key, head, entries=notes("never"), patch=HeadPatch(**{field: value}))
+                await wrote(backend, key, head, entries=notes("never"), patch=patch)
             assert field in str(caught.error)
         assert (await read(backend, key)).head == head
         await wrote(backend, key, head, patch=HeadPatch(metadata={"a": None, "b": "x" * 40_000}))
