@@ -11,7 +11,7 @@ import statistics
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
@@ -74,7 +74,7 @@ async def savers(folder: Path, stack: AsyncExitStack) -> dict[str, Any]:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # type: ignore[import-not-found]
     except ImportError:
         return made
-    theirs: Any = AsyncSqliteSaver
+    theirs = cast("Any", AsyncSqliteSaver)
     return made | {"AsyncSqliteSaver": await stack.enter_async_context(theirs.from_conn_string(f"{folder}/theirs.db"))}
 
 
