@@ -89,9 +89,7 @@ def test_what_a_message_becomes(tmp_path: Any) -> None:
         session = await saver.store.session("t")
         await session.append(
             system("Be brief."),
-            Message(
-                "user", (Text("Look: "), Uri("image", "x://y.png"), Blob("audio", "UklG", "audio/wav"), File("document", "file-1"))
-            ),
+            Message("user", (Text("Look: "), Uri("image", "x://y.png"), Blob("audio", "UklG", "audio/wav"), File("document", "file-1"))),
             Message("assistant", (Reasoning("hm"),)),
             assistant("Let me see."),
             Message("assistant", (ToolCall("find", "c1", {"id": 7}),)),
