@@ -262,7 +262,7 @@ class Store:
         wanted: dict[str, Any] = {"kind": kind, "parent": parent, "ttl": self._link.ttl}
         given = {name: value for name, value in wanted.items() if value is not None}
         patch = checked(HeadPatch(**given)) if given else None
-        commit = self._commit(user_id, create=Create(new_incarnation()), patch=patch, answer=ReadPlan(state_since=0))
+        commit = self._commit(user_id, create=Create(new_incarnation(), patch=patch), answer=ReadPlan(state_since=0))
         return (await self.backend.commit(key, commit)).snapshot
 
     def _commit(self, user_id: str | None, **parts: Any) -> Commit:

@@ -154,7 +154,7 @@ class HoldfastStore(BaseStore):
         puts = [_blob(key, op, created.get(key, time), time) for key, op in keys.items() if op.value is not None]
         drops = [BlobDrop(_ITEMS, key) for key, op in keys.items() if op.value is None]
         if puts or snapshot is not None:
-            new = {"create": Create(new_incarnation()), "patch": HeadPatch(kind=KIND)} if snapshot is None else {}
+            new = {"create": Create(new_incarnation(), patch=HeadPatch(kind=KIND))} if snapshot is None else {}
             await self._commit(label, blobs=tuple(puts), drops=tuple(drops), **new)
 
     async def _commit(self, label: str, **parts: Any) -> None:

@@ -362,16 +362,16 @@ class Threads:
     def _begun(self, known: Known, user: str | None, **parts: Any) -> Commit:
         """A commit to a thread of which this is known; it creates the session where there is none."""
         fresh = known.incarnation is None
-        patch = HeadPatch(metadata=MARK, ttl=self.store.ttl) if fresh else HeadPatch(metadata=MARK) if not known.marked else None
+        born = HeadPatch(metadata=MARK, ttl=self.store.ttl)
         return Commit(
             id=new_id(),
             time=now(),
             incarnation=known.incarnation,
             base=known.version,
-            create=Create(new_incarnation()) if fresh else None,
+            create=Create(new_incarnation(), patch=born) if fresh else None,
             user_id=user,
             check_owner=not self.store.as_admin,
-            patch=patch,
+            patch=HeadPatch(metadata=MARK) if not fresh and not known.marked else None,
             **parts,
         )
 
