@@ -235,9 +235,10 @@ def select(entries: list[Entry], window: Window) -> list[Entry]:
     high = len(entries) if window.before is None else bisect_left(entries, window.before, key=_seq)
     kinds, run_id, limit = window.kinds, window.run_id, window.limit
     found: list[Entry] = []
-    for entry in entries[low:high][:: -1 if window.newest else 1]:
+    for place in range(high - 1, low - 1, -1) if window.newest else range(low, high):
         if len(found) == limit:
             break
+        entry = entries[place]
         if (not kinds or entry.kind in kinds) and (run_id is None or entry.run_id == run_id):
             found.append(entry)
     return found[::-1] if window.newest else found

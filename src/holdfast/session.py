@@ -446,7 +446,8 @@ class Session:
         if not may_use(snapshot.head, self.user_id, not link.as_admin):
             raise SessionNotFound(f"there is no {self.key} for this caller: it has become another user's")
         self._learn(snapshot)
-        await touch(link, self.key, snapshot.head, self.user_id)
+        if snapshot.head.ttl is not None:
+            await touch(link, self.key, snapshot.head, self.user_id)
         return snapshot
 
     def _learn(self, snapshot: Snapshot) -> None:
@@ -623,5 +624,5 @@ class Session:
 def _check_numbers(**given: int | None) -> None:
     """Each is left out or a whole number that a database can hold; `InvalidValue` names the one that isn't."""
     for name, value in given.items():
-        if value is not None and not (isinstance(value, int) and 0 <= value <= _MOST):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if value is not None and not (type(value) is int and 0 <= value <= _MOST):
             raise InvalidValue(f"{name}={value!r:.80}: give a whole number from 0 to {_MOST}, or leave it out")

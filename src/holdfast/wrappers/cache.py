@@ -18,7 +18,7 @@ from ..entries import Entry
 from ..rules import changes, select
 from .base import Wrapper
 
-_TAIL_ENTRIES = 512
+_TAIL_ENTRIES = 256
 _TAIL_BYTES = 1 << 20
 _FIRST_READ = 64
 
@@ -173,8 +173,11 @@ def _after(known: _Known, commit: Commit, outcome: Outcome) -> _Known | None:
         Entry(seq, it.id, it.kind, it.body, it.run_id, it.agent, it.time, head.version)
         for seq, it in enumerate(commit.entries, known.head.seq + 1)
     ]
-    held = _weight(state) if commit.puts else known.state_bytes
-    return _trimmed(_Known(head, state, known.loaded, known.tail + new, known.low, known.tail_bytes, held), added=new)
+    old = [row.value or b"" for put in commit.puts if (row := known.state.get(put.key))]
+    held = known.state_bytes + sum([len(put.value or b"") for put in commit.puts]) - sum([len(value) for value in old])
+    size = known.tail_bytes + sum([len(entry.body) for entry in new])
+    after = _Known(head, state, known.loaded, known.tail + new, known.low, size, held)
+    return after if len(after.tail) <= _TAIL_ENTRIES and size <= _TAIL_BYTES else _trimmed(after, added=[])
 
 
 def _weight(state: dict[str, StateRow]) -> int:
