@@ -92,7 +92,11 @@ async def preload(store: holdfast.Store, turns: int) -> None:
 
 async def async_turn(store: holdfast.Store, session_id: str, number: int) -> None:
     """The turn through `holdfast`, with a new handle."""
-    session = await store.session(session_id)
+    await turn_of(await store.session(session_id), number)
+
+
+async def turn_of(session: holdfast.Session, number: int) -> None:
+    """The turn on a handle."""
     await session.get_messages(last=20)
     for key in KEYS:
         session.state.get(key)
@@ -123,6 +127,19 @@ class Cached(Async):
 
     name = "holdfast, async, cached"
     cache = 256
+
+
+class Kept(Cached):
+    """The same on one handle, kept from turn to turn."""
+
+    name = "holdfast, async, cached, one handle"
+
+    async def open(self, path: Path, turns: int) -> None:
+        await super().open(path, turns)
+        self.session = await self.store.session(SESSION)
+
+    async def turn(self, number: int) -> None:
+        await turn_of(self.session, number)
 
 
 class Blocking(Async):
@@ -164,5 +181,5 @@ class OpenAIAgents:
         self.session.close()
 
 
-SUBJECTS: list[Callable[[], Subject]] = [Raw, Async, Cached, Blocking, OpenAIAgents]
+SUBJECTS: list[Callable[[], Subject]] = [Raw, Async, Cached, Kept, Blocking, OpenAIAgents]
 Turn = Callable[[int], Awaitable[None]]
