@@ -1,4 +1,4 @@
-"""`HoldfastSaver` beside LangGraph's own savers: the same conversation, turn by turn, one turn of each in turn."""
+"""`HoldfastSaver` beside LangGraph's own savers: the same conversation with each, one after the other, several times."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportMissingImports=false, reportUnknownVariableType=false
 # LangGraph's own packages lack `py.typed`, and its SQLite saver need not be there.
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import statistics
 import time
@@ -36,7 +37,7 @@ def text() -> str:
     return said[:SIZE]
 
 
-def told(rich: bool) -> dict[str, Any]:
+def said_of(rich: bool) -> dict[str, Any]:
     """What a provider says about an answer, where it says something."""
     if not rich:
         return {}
@@ -49,7 +50,7 @@ def graph(saver: Any, rich: bool) -> Any:
     """A graph of one node, which answers with 1 KB."""
 
     def answer(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [AIMessage(text(), **told(rich))]}
+        return {"messages": [AIMessage(text(), **said_of(rich))]}
 
     builder = StateGraph(MessagesState)
     builder.add_node(answer)
@@ -78,20 +79,27 @@ async def savers(folder: Path, stack: AsyncExitStack) -> dict[str, Any]:
     return made | {"AsyncSqliteSaver": await stack.enter_async_context(theirs.from_conn_string(f"{folder}/theirs.db"))}
 
 
-async def conversations(folder: Path, rounds: int, *, rich: bool) -> dict[str, dict[int, float]]:
-    """Seconds of the fastest of the ten turns up to turn 10, 100 and 200, the median of `rounds` conversations, for each saver."""
+async def conversation(folder: Path, name: str, *, rich: bool) -> dict[int, float]:
+    """Seconds of the fastest of the ten turns up to turn 10, 100 and 200 of one conversation, with a saver that has had no other."""
+    gc.collect()
     async with AsyncExitStack() as stack:
-        apps = {name: graph(saver, rich) for name, saver in (await savers(folder, stack)).items()}
-        times: dict[str, dict[int, list[list[float]]]] = {name: {mark: [[] for _ in range(rounds + 1)] for mark in MARKS} for name in apps}
-        for number in range(rounds + 1):
-            for turn in range(1, TURNS + 1):
-                for name, app in apps.items():
-                    spent = await one_turn(app, f"t{number}")
-                    for mark in MARKS:
-                        if mark - WINDOW < turn <= mark:
-                            times[name][mark][number].append(spent)
+        app = graph((await savers(folder, stack))[name], rich)
+        times = [await one_turn(app, "t") for _ in range(TURNS)]
+    return {mark: min(times[mark - WINDOW : mark]) for mark in MARKS}
+
+
+async def conversations(folder: Path, rounds: int, *, rich: bool) -> dict[str, dict[int, float]]:
+    """The median of `rounds` conversations with each saver, one conversation after the other, the savers in turn."""
+    async with AsyncExitStack() as stack:
+        names = list(await savers(folder, stack))
+    told: dict[str, list[dict[int, float]]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        for name in names:
+            place = folder / f"{number}-{name}"
+            place.mkdir()
+            told[name].append(await conversation(place, name, rich=rich))
     # the first conversation was for warming up
-    return {name: {mark: statistics.median(map(min, them[1:])) for mark, them in marks.items()} for name, marks in times.items()}
+    return {name: {mark: statistics.median(them[mark] for them in times[1:]) for mark in MARKS} for name, times in told.items()}
 
 
 async def converse(folder: Path) -> None:
