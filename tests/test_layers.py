@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-VALUES = {"ids", "errors", "values", "messages", "entries"}  # layer 0: values and pure functions
+VALUES = {"forks", "ids", "errors", "values", "messages", "entries"}  # layer 0: values and pure functions
 CONTRACT = ["backend", "rules", "ledger"]  # layer 1: each imports layer 0 and those before it
 LOWER = VALUES | set(CONTRACT)
 DRIVERS = {"backends", "wrappers"}  # layer 2: one database each; decorators of any backend

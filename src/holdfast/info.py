@@ -22,6 +22,10 @@ class Link(msgspec.Struct, frozen=True):
     as_admin: bool
     ttl: float | None
 
+    def commit(self, user_id: str | None, **parts: Any) -> Commit:
+        """A commit of this caller, made now: `parts` as in `Commit`."""
+        return Commit(id=new_id(), time=now(), user_id=user_id, check_owner=not self.as_admin, **parts)
+
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a list shows of a session. Times are aware UTC datetimes; `counts` are running totals; `waiting`: a human has to decide."""
@@ -100,9 +104,4 @@ async def touch(link: Link, key: Key, head: Head, user_id: str | None) -> None:
         return
     if head.expires - now() < 0.9 * head.ttl * 1_000_000:
         with suppress(SessionGone, SessionNotFound, StoreError):  # whoever reads next tries again
-            await link.backend.commit(
-                key,
-                Commit(
-                    id=new_id(), time=now(), incarnation=head.incarnation, base=head.version, user_id=user_id, check_owner=not link.as_admin
-                ),
-            )
+            await link.backend.commit(key, link.commit(user_id, incarnation=head.incarnation, base=head.version))

@@ -52,13 +52,14 @@ class Record(msgspec.Struct):
         whole = since is not None and since <= head.floor
         return Snapshot(
             head,
-            None
-            if since is None
-            else {key: row for key, row in self.state.items() if (row.value is not None if whole else row.version > since)},
+            None if since is None else self._state(since, whole),
             whole,
             None if window is None else select(sorted(self.entries + self.hidden, key=_seq) if window.hidden else self.entries, window),
             self._blobs(plan) if plan.blobs else None,
         )
+
+    def _state(self, since: int, whole: bool) -> dict[str, StateRow]:
+        return {key: row for key, row in self.state.items() if (row.value is not None if whole else row.version > since)}
 
     def _blobs(self, plan: ReadPlan) -> list[Blob]:
         found = [(it, self.blobs[place]) for it in plan.blobs for place in sorted(self.blobs) if asked(it, *place)]

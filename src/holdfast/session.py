@@ -253,15 +253,8 @@ class Session:
             metadata=source.metadata,
             ttl=source.ttl,
         )
-        commit = Commit(
-            id=new_id(),
-            time=now(),
-            create=Create(new_incarnation(), exclusive=True),
-            user_id=source.user_id,
-            check_owner=not link.as_admin,
-            patch=patch,
-            answer=ReadPlan(state_since=0),
-        )
+        create = Create(new_incarnation(), exclusive=True)
+        commit = link.commit(source.user_id, create=create, patch=patch, answer=ReadPlan(state_since=0))
         outcome = await link.backend.copy(self.key, at, Key(link.tenant, fork.id), commit)
         fork.attach(link, outcome.snapshot)
         return fork
@@ -513,7 +506,7 @@ class Session:
         return outcome
 
     def _advance(self, sent: Head, head: Head | None) -> None:
-        """Take in the head that a commit sent at head `sent` came back with; the answer to a heartbeat may come late."""
+        """Take in the head that a commit sent at head `sent` came back with, unless a newer one has been seen since."""
         seen = self._head
         late = seen is not sent and seen and head and (seen.incarnation != head.incarnation or seen.version > head.version)
         if head is not None and not late:
@@ -585,15 +578,7 @@ class Session:
     async def _renew(self, fence: int) -> None:
         """One heartbeat. It leaves the handle alone, for it may come from another thread than the handle's."""
         link = self._linked
-        renew = Commit(
-            id=new_id(),
-            time=now(),
-            incarnation=self._seen.incarnation,
-            user_id=self.user_id,
-            check_owner=not link.as_admin,
-            fence=fence,
-            claim=ClaimAct("renew"),
-        )
+        renew = link.commit(self.user_id, incarnation=self._seen.incarnation, fence=fence, claim=ClaimAct("renew"))
         await link.backend.commit(self.key, renew)
 
     def forget_claim(self) -> None:

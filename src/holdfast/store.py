@@ -12,9 +12,9 @@ from typing import Any, Self, TypedDict, Unpack
 import msgspec
 
 from . import transfer
-from .backend import Backend, Commit, Create, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
+from .backend import Backend, Create, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
 from .errors import HoldfastError, InvalidURL, InvalidValue, SessionGone, SessionNotFound
-from .ids import SCOPE_PREFIXES, check_id, check_session_id, new_id, new_incarnation, now
+from .ids import SCOPE_PREFIXES, check_id, check_session_id, new_incarnation
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .rules import may_use
 from .session import Session
@@ -180,7 +180,7 @@ class Store:
         """Remove a session and everything it holds; False where there is none for this caller."""
         key = Key(self.tenant, check_session_id(session_id))
         try:
-            await self.backend.commit(key, self._commit(user_id, erase=Erase("session")))
+            await self.backend.commit(key, self._link.commit(user_id, erase=Erase("session")))
         except (SessionNotFound, SessionGone):
             return False
         return True
@@ -249,7 +249,7 @@ class Store:
     async def _adopt(self, key: Key, snapshot: Snapshot, user_id: str) -> Snapshot | None:
         """Make an unowned session this user's; None when it has gone meanwhile."""
         try:
-            adopting = self._commit(user_id, incarnation=snapshot.head.incarnation, answer=ReadPlan(state_since=0))
+            adopting = self._link.commit(user_id, incarnation=snapshot.head.incarnation, answer=ReadPlan(state_since=0))
             return (await self.backend.commit(key, adopting)).snapshot
         except SessionGone:
             return None
@@ -262,11 +262,8 @@ class Store:
         wanted: dict[str, Any] = {"kind": kind, "parent": parent, "ttl": self._link.ttl}
         given = {name: value for name, value in wanted.items() if value is not None}
         patch = checked(HeadPatch(**given)) if given else None
-        commit = self._commit(user_id, create=Create(new_incarnation(), patch=patch), answer=ReadPlan(state_since=0))
+        commit = self._link.commit(user_id, create=Create(new_incarnation(), patch=patch), answer=ReadPlan(state_since=0))
         return (await self.backend.commit(key, commit)).snapshot
-
-    def _commit(self, user_id: str | None, **parts: Any) -> Commit:
-        return Commit(id=new_id(), time=now(), user_id=user_id, check_owner=not self._link.as_admin, **parts)
 
 
 _shared: dict[str, Store] = {}

@@ -5,8 +5,8 @@ import os
 import threading
 from pathlib import Path
 
-from holdfast.backends._forks import Forkable, forget_forks, watch_forks
 from holdfast.backends.sqlite import SQLiteBackend
+from holdfast.forks import Forkable, forget_forks, watch_forks
 from holdfast.testing.tools import created, fresh
 
 

@@ -22,7 +22,6 @@ from pydantic import BaseModel
 import holdfast.info
 import holdfast.running
 import holdfast.session
-import holdfast.store
 import holdfast.sync
 from holdfast import Session, Store, register
 from holdfast.backends.memory import MemoryBackend
@@ -153,7 +152,7 @@ def ago(seconds: float) -> Generator[None]:
         return now() - int(seconds * 1_000_000)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (holdfast.info, holdfast.running, holdfast.session, holdfast.store):
+        for module in (holdfast.info, holdfast.running, holdfast.session):
             patch.setattr(module, "now", then)
         yield
 

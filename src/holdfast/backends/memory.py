@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 from ..backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
 from ..errors import StoreClosed
+from ..forks import Forkable, watch_forks
 from ..ledger import Ledger
 from ..rules import check_sizes
-from ._forks import Forkable, watch_forks
 
 
 class MemoryBackend(Forkable):

@@ -6,15 +6,14 @@ answer is right whoever else writes: no sticky sessions, no time to live. Known 
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import OrderedDict
 
 import msgspec
 
 from ..backend import Backend, Commit, Head, Key, Outcome, ReadPlan, Snapshot, StateRow, Window
 from ..entries import Entry
+from ..forks import Forkable, watch_forks
 from ..rules import changes, select
 from .base import Wrapper
 
@@ -48,7 +47,7 @@ class Stats(msgspec.Struct):
     bytes: int = 0
 
 
-class CachedBackend(Wrapper):
+class CachedBackend(Wrapper, Forkable):
     """Keeps up to `size` sessions and a mebibyte for each on average, the least recently used going first."""
 
     def __init__(self, inner: Backend, size: int) -> None:
@@ -57,12 +56,13 @@ class CachedBackend(Wrapper):
         self._size = size
         self._lock = threading.Lock()
         self._known: OrderedDict[Key, _Known] = OrderedDict()
-        _caches.add(self)
+        watch_forks(self)
 
-    def in_child(self) -> None:
+    def after_fork(self, *, child: bool) -> None:
         """A thread that is not in the child may have held the lock: what is known was whole all the time, the sums are made anew."""
-        self._lock = threading.Lock()
-        self.stats.sessions, self.stats.bytes = len(self._known), sum(known.bytes for known in self._known.values())
+        if child:
+            self._lock = threading.Lock()
+            self.stats.sessions, self.stats.bytes = len(self._known), sum(known.bytes for known in self._known.values())
 
     async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
         if plan.blobs:
@@ -123,18 +123,6 @@ class CachedBackend(Wrapper):
             if (old := self._known.pop(key, None)) is not None:
                 self.stats.bytes -= old.bytes
             self.stats.sessions = len(self._known)
-
-
-_caches: weakref.WeakSet[CachedBackend] = weakref.WeakSet()
-
-
-def _in_child() -> None:
-    for cache in list(_caches):
-        cache.in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
 
 
 def _fresh(snapshot: Snapshot, limit: int) -> _Known:

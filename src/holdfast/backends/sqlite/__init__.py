@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import apsw
 
 from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
+from ...forks import Forkable, forget_forks, watch_forks
 from ...rules import check_sizes, mere_contact
-from .._forks import Forkable, forget_forks, watch_forks
 from . import log, schema
 from .connections import Connection, Patience, Readers, closed, end_at_exit, ended, mapped, translate
 from .sweeping import sweep

@@ -85,7 +85,6 @@ class Writer:
         self._reset()
         self._closed = False
         self._flush = 1e-3  # seconds a COMMIT takes, a moving average; the first ones go to the thread and teach it
-        self.commits = 0
         self.transactions = 0
 
     def _reset(self) -> None:
@@ -244,7 +243,6 @@ class Writer:
                 connection.execute("ROLLBACK")
             raise
         self.transactions += 1
-        self.commits += len(batch)
 
     def _make_room(self, connection: Connection) -> None:
         """Keep the log's file longer than the log, where flushes count: one that makes a file longer takes twice the time.
