@@ -16,7 +16,7 @@ from .backend import Blob, Commit, Counts, Filter, Head, Key, Outcome, Page, Rea
 from .entries import MESSAGE, Entry
 from .errors import SessionGone, SessionNotFound
 from .ids import now
-from .rules import COMMITS_KEPT, GRAVE_SECONDS, TOMBSTONES_KEPT, alive, asked, digest, judge, matches, repeated, select
+from .rules import COMMITS_KEPT, GRAVE_SECONDS, TOMBSTONES_KEPT, alive, asked, digest, judge, matches, numbered, repeated, select
 
 _PAGE_WORK = 1000
 """How many sessions one page of a list looks at before it gives the next cursor."""
@@ -129,7 +129,7 @@ class Ledger(msgspec.Struct):
         return self._commit(target, commit, origin, upto)
 
     def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:
-        below = int(cursor) if cursor else self.created + 1
+        below = numbered(cursor, self.created + 1)
         mine = sorted(
             ((it.number, key) for key, it in self.records.items() if key.tenant == filter.tenant and it.number < below), reverse=True
         )

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from .backend import BlobDrop, BlobRange, Claim, ClaimAct, Commit, Filter, Head, HeadPatch, Key, Window
 from .entries import Entry
-from .errors import CommitReused, Conflict, Fenced, SessionBusy, SessionExists, SessionGone, SessionNotFound, TooLarge
+from .errors import CommitReused, Conflict, Fenced, InvalidValue, SessionBusy, SessionExists, SessionGone, SessionNotFound, TooLarge
 
 COMMITS_KEPT = 1024
 """A commit id is recognised at least this many commits later."""
@@ -265,6 +265,15 @@ def matches(filter: Filter, head: Head) -> bool:
         and (filter.updated_before is None or head.updated < filter.updated_before)
         and _has(head.metadata, filter.metadata)
     )
+
+
+def numbered(cursor: str | None, most: int) -> int:
+    """The number below which a page begins, for backends whose cursors are numbers; `InvalidValue` for another backend's cursor."""
+    if cursor is None:
+        return most
+    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
+        raise InvalidValue(f"cursor {cursor!r:.80} is not one that a list returned")
+    return int(cursor)
 
 
 def _has(metadata: dict[str, Any], wanted: dict[str, Any]) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
@@ -13,7 +14,8 @@ import msgspec
 
 from . import transfer
 from .backend import Backend, Create, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
-from .errors import HoldfastError, InvalidURL, InvalidValue, SessionGone, SessionNotFound
+from .backends.urls import shown
+from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
 from .ids import SCOPE_PREFIXES, check_id, check_session_id, new_incarnation
 from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
 from .rules import may_use
@@ -21,6 +23,8 @@ from .session import Session
 from .wrappers.cache import CachedBackend
 
 MAX_PAGE = 1000
+_CURSOR = 4096
+"""A cursor is no longer than this; what it means is the backend's."""
 _SWEEP_EVERY, _SWEPT_AT_ONCE = 60.0, 20
 """How often a store with a `ttl` removes expired sessions by itself (seconds), and at most how many."""
 
@@ -74,7 +78,7 @@ class Store:
         self, backend: Backend, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None
     ) -> None:
         if isinstance(backend, str):
-            raise InvalidValue(f"Store(...) takes a backend, not a URL: write Store.open({_shown(backend)!r})")
+            raise InvalidValue(f"Store(...) takes a backend, not a URL: write Store.open({shown(backend)!r})")
         if not isinstance(cache, int) or cache < 0:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise InvalidValue(f"cache={cache!r}: give the number of sessions to keep, or 0 for none")
         self.backend: Backend = CachedBackend(backend, cache) if cache else backend
@@ -291,96 +295,31 @@ class SessionManager:
 # --- from a URL to a backend -----------------------------------------------------------------------------------------
 
 
+_SCHEMES = {"memory": "memory", "sqlite": "sqlite"}
+"""Which module of `backends` understands a URL, by its scheme. Its `from_url` gives the backend, not yet connected."""
+
+
 def backend_for(url: str) -> Backend:
-    """The backend a URL names, not yet connected."""
+    """The backend a URL names, not yet connected. Its driver is imported now; `MissingExtra` says how to install one that isn't there."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise InvalidURL(f"a store URL is a string such as 'sqlite:///chat.db', not {type(url).__name__}")
     if not url.isprintable():
-        raise InvalidURL(f"store URL {_shown(url)!r} holds a character that can't be printed")
+        raise InvalidURL(f"store URL {shown(url)!r} holds a character that can't be printed")
     scheme = url.partition("://")[0] if "://" in url else ""
-    make = _SCHEMES.get(scheme)
-    if make is None:
+    if scheme not in _SCHEMES:
         known = ", ".join(f"{name}://" for name in sorted(_SCHEMES))
-        raise InvalidURL(f"store URL {_shown(url)!r}: it must begin with one of {known}, as in 'sqlite:///chat.db'")
-    return make(url)
+        raise InvalidURL(f"store URL {shown(url)!r}: it must begin with one of {known}, as in 'sqlite:///chat.db'")
+    return _module(scheme).from_url(url)
 
 
-def _memory(url: str) -> Backend:
-    from .backends.memory import MemoryBackend
-
-    if url != "memory://":
-        raise InvalidURL(f"store URL {_shown(url)!r}: memory:// takes nothing after it")
-    return MemoryBackend()
-
-
-def _sqlite(url: str) -> Backend:
-    from os.path import expanduser
-    from urllib.parse import parse_qsl, unquote, urlsplit
-
-    from .backends.sqlite import SQLiteBackend
-
-    if "#" in url:
-        raise InvalidURL(f"store URL {_shown(url)!r}: write %23 for a # in a file's name")
+def _module(scheme: str) -> Any:
+    name = _SCHEMES[scheme]
     try:
-        parts = urlsplit(url)
-    except ValueError:  # half an IPv6 address
-        parts = urlsplit("sqlite://host")
-    path = unquote(parts.path[1:])
-    if not path.isprintable():
-        raise InvalidURL(f"store URL {_shown(url)!r}: the file's name holds a character that can't be printed")
-    if parts.netloc or not path:
-        raise InvalidURL(f"store URL {_shown(url)!r}: write sqlite:///relative.db or sqlite:////absolute.db (three or four slashes)")
-    if path == ":memory:":
-        raise InvalidURL("store URL 'sqlite:///:memory:': use memory:// to keep sessions in memory")
-    options = _options(
-        url, parse_qsl(parts.query, keep_blank_values=True), {"synchronous": _synchronous, "busy_timeout": _seconds, "vfs": str}
-    )
-    return SQLiteBackend(expanduser(path), **options)
-
-
-_SCHEMES: dict[str, Callable[[str], Backend]] = {"memory": _memory, "sqlite": _sqlite}
-
-
-def _options(url: str, given: list[tuple[str, str]], known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """The URL's options, each read by its own reader; an unknown or malformed one is named."""
-    options: dict[str, Any] = {}
-    for name, text in given:
-        if name not in known:
-            raise InvalidURL(f"store URL {_shown(url)!r}: unknown option {name!r}; there are {', '.join(sorted(known))}")
-        if name in options:
-            raise InvalidURL(f"store URL {_shown(url)!r}: option {name} is given twice")
-        try:
-            options[name] = known[name](text)
-        except ValueError as error:
-            raise InvalidURL(f"store URL {_shown(url)!r}: {name}={text!r}: {error}") from None
-    return options
-
-
-def _synchronous(text: str) -> str:
-    if text.lower() not in ("full", "normal", "off"):
-        raise ValueError("it must be full, normal or off")
-    return text.lower()
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise ValueError("it must be a number of seconds") from None
-    if not 0 <= seconds < 86_400:
-        raise ValueError("it must be between 0 and 86400 seconds")
-    return seconds
-
-
-def _shown(url: str) -> str:
-    """The URL for error messages: without what may be a password, and without the values of options."""
-    scheme, split, rest = url.partition("://") if "://" in url else ("", "", url)
-    login, at, place = rest.rpartition("@")
-    if at and ":" in login:
-        rest = f"{login.partition(':')[0]}:***@{place}"
-    place, mark, query = rest.partition("?")
-    names = [option.partition("=")[0] for option in query.split("&")]
-    return f"{scheme}{split}{place}{mark}{'&'.join(names)}"[:200]
+        return import_module(f".backends.{name}", __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(f"{__package__}."):
+            raise
+        raise MissingExtra(f'{scheme}:// needs {error.name}, which is not installed: pip install "holdfast[{name}]"') from error
 
 
 def _filter(tenant: str, **wanted: Unpack[Wanted]) -> Filter:
@@ -401,6 +340,6 @@ def _micros(name: str, moment: datetime) -> int:
 
 
 def _checked_cursor(cursor: str | None) -> str | None:
-    if cursor is not None and not (isinstance(cursor, str) and cursor.isdecimal() and len(cursor) < 19):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidValue(f"cursor {cursor!r} is not one that a list returned")
+    if cursor is not None and not (isinstance(cursor, str) and cursor.isprintable() and 0 < len(cursor) <= _CURSOR):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue(f"cursor {cursor!r:.80} is not one that a list returned")
     return cursor

@@ -8,10 +8,18 @@ from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 
 from ..backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
-from ..errors import StoreClosed
+from ..errors import InvalidURL, StoreClosed
 from ..forks import Forkable, watch_forks
 from ..ledger import Ledger
 from ..rules import check_sizes
+from .urls import shown
+
+
+def from_url(url: str) -> MemoryBackend:
+    """`memory://`."""
+    if url != "memory://":
+        raise InvalidURL(f"store URL {shown(url)!r}: memory:// takes nothing after it")
+    return MemoryBackend()
 
 
 class MemoryBackend(Forkable):

@@ -10,13 +10,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from os.path import expanduser
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import apsw
 
 from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
+from ...errors import InvalidURL
 from ...forks import Forkable, forget_forks, watch_forks
 from ...rules import check_sizes, mere_contact
+from .. import urls
 from . import log, schema
 from .connections import Connection, Patience, Readers, closed, end_at_exit, ended, mapped, translate
 from .sweeping import sweep
@@ -34,6 +38,22 @@ _WATCH_SECONDS = 0.05
 _LAST_READS_SECONDS = 10.0
 
 __all__ = ["SQLiteBackend"]
+
+
+def from_url(url: str) -> SQLiteBackend:
+    """`sqlite:///relative.db` or `sqlite:////absolute.db`, with the options `synchronous`, `busy_timeout` and `vfs`."""
+    if "#" in url:
+        raise InvalidURL(f"store URL {urls.shown(url)!r}: write %23 for a # in a file's name")
+    parts = urls.split(url)
+    path = unquote(parts.path[1:])
+    if not path.isprintable():
+        raise InvalidURL(f"store URL {urls.shown(url)!r}: the file's name holds a character that can't be printed")
+    if parts.netloc or not path:
+        raise InvalidURL(f"store URL {urls.shown(url)!r}: write sqlite:///relative.db or sqlite:////absolute.db (three or four slashes)")
+    if path == ":memory:":
+        raise InvalidURL("store URL 'sqlite:///:memory:': use memory:// to keep sessions in memory")
+    known = {"synchronous": urls.one_of("full", "normal", "off"), "busy_timeout": urls.seconds, "vfs": str}
+    return SQLiteBackend(expanduser(path), **urls.options(url, known))
 
 
 class SQLiteBackend(Forkable):

@@ -30,7 +30,7 @@ from ...backend import (
 from ...entries import Entry
 from ...errors import Corrupt, SessionGone, SessionNotFound
 from ...ids import now
-from ...rules import COMMITS_KEPT, alive, digest, judge, matches, repeated
+from ...rules import COMMITS_KEPT, alive, digest, judge, matches, numbered, repeated
 from .._sql import load, named
 from .connections import Connection
 
@@ -176,7 +176,7 @@ def _blobs(connection: Connection, n: int, it: BlobRange) -> list[Blob]:
 
 def list_sessions(connection: Connection, filter: Filter, cursor: str | None, limit: int) -> Page:
     """One page, newest created first, from the index that fits; at most `_PAGE_WORK` sessions are looked at."""
-    below = int(cursor) if cursor else MAX_SEQ
+    below = numbered(cursor, MAX_SEQ)
     where = "tenant = :tenant AND n < :below"
     if filter.user_id is not None:
         where += " AND user_id = :user"
