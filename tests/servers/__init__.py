@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float = START_SECO
 @contextmanager
 def serving(
     command: Sequence[str], ready: Callable[[], bool], *, log: Path, env: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     """The server `command` starts, for the length of the block; what it prints is in `log`, and in the error if it does not come up."""
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=os.environ | (env or {}))
