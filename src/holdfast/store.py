@@ -295,7 +295,7 @@ class SessionManager:
 # --- from a URL to a backend -----------------------------------------------------------------------------------------
 
 
-_SCHEMES = {"memory": "memory", "sqlite": "sqlite"}
+_SCHEMES = {"memory": "memory", "sqlite": "sqlite", "postgres": "postgres", "postgresql": "postgres"}
 """Which module of `backends` understands a URL, by its scheme. Its `from_url` gives the backend, not yet connected."""
 
 
