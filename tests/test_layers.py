@@ -13,12 +13,15 @@ VALUES = {"forks", "ids", "errors", "values", "messages", "entries"}  # layer 0:
 CONTRACT = ["backend", "rules", "ledger"]  # layer 1: each imports layer 0 and those before it
 LOWER = VALUES | set(CONTRACT)
 DRIVERS = {"backends", "wrappers"}  # layer 2: one database each; decorators of any backend
-ENGINE = ["state", "runs", "info", "transfer", "running", "session", "store", "sync"]  # layer 2: each imports only those before it
+ENGINE = ["state", "runs", "info", "transfer", "running", "session", "store"]  # layer 2: each imports only those before it
+AGENTS = ["models", "agents"]  # layer 3
+FACES = {"holdfast", "sync"}  # everything below under one roof, as it is and blocking
 OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
-PUBLIC = LOWER | {"holdfast", "sync"}
+PUBLIC = LOWER | FACES | set(AGENTS)
 
 MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is the package's own __init__
-    "holdfast": LOWER | set(ENGINE),
+    **dict.fromkeys(FACES, LOWER | set(ENGINE) | set(AGENTS)),
+    **{name: LOWER | set(ENGINE) | set(AGENTS[:i]) for i, name in enumerate(AGENTS)},
     **dict.fromkeys(VALUES, VALUES),
     **{name: VALUES | set(CONTRACT[:i]) for i, name in enumerate(CONTRACT)},
     **dict.fromkeys(DRIVERS, LOWER),
@@ -41,7 +44,10 @@ THIRD_PARTY = {  # dependency -> the one place that may import it
     "opentelemetry": "holdfast.wrappers.tracing",
     "psycopg": "holdfast.backends.postgres",
     "psycopg_pool": "holdfast.backends.postgres",
+    "pydantic": "holdfast.agents",
     "pydantic_ai": "holdfast.agents",
+    "pydantic_core": "holdfast.agents",
+    "pydantic_graph": "holdfast.agents",
     "pytest": "holdfast.testing",
     "redis": "holdfast.backends.redis",
     "rich": "holdfast.cli",

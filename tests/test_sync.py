@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import holdfast
-from holdfast import Conflict, Metrics, SessionBusy, SessionNotFound, UsageError, assistant, sync, user
+from holdfast import Conflict, Metrics, SessionBusy, SessionNotFound, UsageError, agents, assistant, sync, user
 from holdfast.backend import Capabilities
 from holdfast.store import backend_for
 from holdfast.wrappers.base import Wrapper
@@ -22,21 +22,42 @@ PAIRS: dict[str, tuple[type, type]] = {
     "State": (holdfast.State, sync.State),
     "Run": (holdfast.Run, sync.Run),
     "SessionManager": (holdfast.SessionManager, sync.SessionManager),
+    "Agent": (holdfast.Agent, sync.Agent),
+    "Runner": (agents.Runner, sync.Runner),
+    "RunStream": (agents.RunStream, sync.RunStream),
 }
 ENGINE = {
-    "Store": {"touch"},
-    "Session": {"attach", "blobs", "cells", "change", "fence_of", "forget_claim", "key", "record_run", "take", "write"},
-    "Run": {"begin", "fail", "record"},
+    "Store": {"handle", "tidy", "touch"},
+    "Session": {
+        "attach",
+        "attached",
+        "backend",
+        "blobs",
+        "cells",
+        "change",
+        "fence_of",
+        "forget_claim",
+        "holding",
+        "key",
+        "record_run",
+        "run_log",
+        "take",
+        "write",
+    },
+    "RunStream": {"aclose"},
+    "Run": {"add", "again", "begin", "end", "fail", "metrics", "record", "start", "under_way", "unsaved", "window"},
 }
 """What is public for the engine's own modules and the adapters, which are asynchronous themselves."""
 ONLY_BLOCKING = {
     "Store": {"aio", "call"},
-    "Session": {"aio", "call", "of", "taken"},
+    "Session": {"aio", "call", "form_of", "of", "taken"},
     "State": {"aio"},
     "Run": {"aio"},
+    "Agent": {"aio"},
+    "RunStream": {"aio", "close"},
 }
 """The way from the blocking form to the asynchronous one and back."""
-CONSTRUCTED = {"Store", "State", "Run", "SessionManager"}
+CONSTRUCTED = {"Store", "State", "Run", "SessionManager", "RunStream"}
 """Made by others, or from their asynchronous form: only `Session` is constructed alike."""
 
 
@@ -63,8 +84,11 @@ def instance_members(name: str) -> set[str]:
     """Public names that instances of the asynchronous form set in `__init__`."""
     session = holdfast.Session("s")
     store = holdfast.Store.open("memory://")
-    made = {"Store": store, "Session": session, "State": session.state, "Run": holdfast.Run(session, "r", None)}
-    return {it for it in vars(made.get(name, store.session_manager)) if not it.startswith("_")}
+    agent = holdfast.Agent("test", store=store)
+    made: dict[str, Any] = {"Store": store, "Session": session, "State": session.state, "Run": holdfast.Run(session, "r", None)}
+    made |= {"Agent": agent, "Runner": agent.runner, "RunStream": agent.run("hello", stream=True)}
+    members: dict[str, Any] = vars(made.get(name, store.session_manager))
+    return {it for it in members if not it.startswith("_")}
 
 
 @pytest.mark.parametrize("name", ["Store", "Session", "Run"])

@@ -7,6 +7,8 @@
 `holdfast.sync` has the same names and blocks. A `Backend` is what you implement, a `Store` is what you open, a `Session` is what you use.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .backend import Backend, Capabilities
 from .entries import Entry
 from .errors import (
@@ -61,9 +63,13 @@ from .state import State
 from .store import SessionManager, SessionPage, Store
 from .values import Tagged, register
 
+if TYPE_CHECKING:
+    from .agents import Agent, History, RunOutput
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "Backend",
     "Blob",
     "Capabilities",
@@ -74,6 +80,7 @@ __all__ = [
     "Entry",
     "Fenced",
     "File",
+    "History",
     "HoldfastError",
     "InvalidId",
     "InvalidURL",
@@ -89,6 +96,7 @@ __all__ = [
     "Reasoning",
     "Run",
     "RunInfo",
+    "RunOutput",
     "SchemaMismatch",
     "Session",
     "SessionBusy",
@@ -119,3 +127,13 @@ __all__ = [
     "tool",
     "user",
 ]
+_LAZY = {"Agent", "History", "RunOutput"}
+"""What takes a model's client: imported when it is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import agents
+
+    return getattr(agents, name)

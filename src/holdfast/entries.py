@@ -22,6 +22,8 @@ STATE = "state"
 SUMMARY = "summary"
 HANDOFF = "handoff"
 NOTE = "note"
+INSTRUCTIONS = "instructions"
+"""The namespace of the blobs that hold the instructions of runs, each distinct text once."""
 KINDS = (MESSAGE, RUN, REQUIREMENT, DECISION, STEP, STATE, SUMMARY, HANDOFF, NOTE)
 
 

@@ -39,6 +39,7 @@ _WHEN_EMPTY = {
     "session id": "leave it out to have one made",
     "run id": "leave it out to have one made",
     "user id": "leave it out where there is no user",
+    "agent name": "leave it out where it has none",
     "tenant": "leave it out where there is only one",
 }
 

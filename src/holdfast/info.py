@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from .backend import Backend, Commit, Counts, Head, HeadPatch, Key, Origin
+from .backend import Backend, Commit, Counts, Create, Head, HeadPatch, Key, Origin
 from .errors import InvalidValue, SessionGone, SessionNotFound, StoreError
-from .ids import new_id, now
+from .ids import new_id, new_incarnation, now
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -25,6 +25,11 @@ class Link(msgspec.Struct, frozen=True):
     def commit(self, user_id: str | None, **parts: Any) -> Commit:
         """A commit of this caller, made now: `parts` as in `Commit`."""
         return Commit(id=new_id(), time=now(), user_id=user_id, check_owner=not self.as_admin, **parts)
+
+    def create(self, **patch: Any) -> Create:
+        """Creates a session where it isn't: it begins with this store's time to live and with `patch`, as in `HeadPatch`."""
+        given: dict[str, Any] = {name: value for name, value in {"ttl": self.ttl, **patch}.items() if value is not None}
+        return Create(new_incarnation(), patch=checked(HeadPatch(**given)) if given else None)
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import entries as kinds
-from .backend import ClaimAct, Counts, HeadPatch
+from .backend import ClaimAct, Counts, HeadPatch, Outcome
 from .entries import NewEntry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
 from .messages import Message, encode_message
-from .runs import CANCELLED, COMPLETED, ERROR, INTERRUPTED, RUNNING, Metrics, Patience, RunEvent, through
+from .runs import CANCELLED, COMPLETED, ERROR, INTERRUPTED, LEASE, RUNNING, WAIT, Metrics, Patience, RunEvent, through
 
 if TYPE_CHECKING:
     from .session import Session
@@ -30,7 +30,15 @@ class Run:
         self.agent = agent
         self.fence = 0
         self.attempt = 1
+        self.again = False
+        """Whether the run has begun before: then it is counted already."""
         self.ended = False
+        self.metrics: Metrics | None = None
+        """What the run has used so far: stored with its end, however it ends."""
+        self.window: dict[str, Any] = {}
+        """What the model was sent, for the record: stored with the run's end, and with its beginning as far as it is known then."""
+        self.unsaved: tuple[Message, ...] = ()
+        """Messages to be stored with the end even if the run fails."""
 
     async def begin(self, input: tuple[Message, ...], wait: float, lease: float, *, supplied: bool) -> None:
         """Store the input and the run's beginning and take the claim, in one commit.
@@ -41,13 +49,9 @@ class Run:
         while True:
             seen = await self._look_back() if supplied else None
             try:
-                await self._take(input, patience.left(), lease, seen)
+                await self.start(input, wait=patience.left(), lease=lease, expect=seen)
             except Conflict as conflict:
                 await patience.again(conflict)  # somebody wrote since we looked back, perhaps this very run
-            except BaseException as error:
-                if not isinstance(error, Exception):
-                    await through(self._give_up(error))
-                raise
             else:
                 return
 
@@ -57,20 +61,44 @@ class Run:
         if before is None:
             return self.session.version
         if before.status == RUNNING:
-            raise SessionBusy(f"run {self.id!r} of {self.session.key} is under way: wait for it, or leave run_id out to start another")
+            raise self.under_way()
         if before.status not in (ERROR, CANCELLED, INTERRUPTED):
             raise UsageError(f"run {self.id!r} of {self.session.key} is {before.status}: read it with session.entries(run_id=...)")
-        self.attempt = before.attempt + 1
+        self.again, self.attempt = True, before.attempt + 1
         return self.session.version
 
-    async def _take(self, input: tuple[Message, ...], wait: float, lease: float, seen: int | None) -> None:
+    def under_way(self) -> SessionBusy:
+        """What a second caller of the same run gets."""
+        return SessionBusy(f"run {self.id!r} of {self.session.key} is under way: wait for it, or leave run_id out to start another")
+
+    async def start(
+        self,
+        input: tuple[Message, ...],
+        *,
+        wait: float = WAIT,
+        lease: float = LEASE,
+        entries: tuple[NewEntry, ...] = (),
+        **parts: Any,
+    ) -> Outcome:
+        """The commit that `begin` makes, with more `entries` after the run's beginning and other `parts` as in `Commit`.
+
+        The id is taken to be new, or `attempt` to have been counted up.
+        """
         time = now()
-        added = (self._event(RunEvent(FORM, RUNNING, self.attempt), time), *self._messages(input, time))
-        counts = counts_of(added) + Counts(runs=int(self.attempt == 1))
+        added = (self._event(RunEvent(FORM, RUNNING, self.attempt, window=self.window), time), *entries, *self._messages(input, time))
+        counts = counts_of(added) + Counts(runs=int(not self.again))
         take = ClaimAct("take", self.id, lease)
-        patch = HeadPatch(agent=self.agent) if self.agent else None
-        head = await self.session.take(wait, take, expect=seen, entries=added, counts=counts, time=time, patch=patch)
-        self.fence = head.fence
+        if self.agent:
+            parts["patch"] = msgspec.structs.replace(parts.get("patch") or HeadPatch(), agent=self.agent)
+        try:
+            outcome = await self.session.take(wait, take, entries=added, counts=counts, time=time, **parts)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                await through(self._give_up(error))
+            raise
+        assert outcome.head is not None
+        self.fence = outcome.head.fence
+        return outcome
 
     async def _give_up(self, error: BaseException) -> None:
         """Cancelled while the first commit was under way: if it went through, this run has begun and ends here."""
@@ -81,24 +109,37 @@ class Run:
 
     async def append(self, *messages: Message) -> int:
         """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""
+        return (await self.add(messages)).version
+
+    async def add(self, messages: tuple[Message, ...], **parts: Any) -> Outcome:
+        """As `append`, with other `parts` as in `Commit`."""
         time = now()
         added = self._messages(messages, time)
-        outcome = await self.session.write(entries=added, counts=counts_of(added), fence=self.fence, time=time)
-        return outcome.version
+        return await self.session.write(entries=added, counts=counts_of(added), fence=self.fence, time=time, **parts)
 
     async def finish(self, *messages: Message, status: str = COMPLETED, metrics: Metrics | None = None, error: str | None = None) -> int:
         """Add the last messages and the run's end and release the claim, in one commit."""
-        return await self._end(messages, status, metrics, error, staged=True)
+        return (await self.end(messages, status, metrics, error)).version
 
-    async def _end(self, messages: tuple[Message, ...], status: str, metrics: Metrics | None, error: str | None, *, staged: bool) -> int:
-        time = now()
-        event = RunEvent(FORM, status, self.attempt, metrics, error)
-        added = (*self._messages(messages, time), self._event(event, time))
+    async def end(
+        self,
+        messages: tuple[Message, ...],
+        status: str = COMPLETED,
+        metrics: Metrics | None = None,
+        error: str | None = None,
+        *,
+        entries: tuple[NewEntry, ...] = (),
+        **parts: Any,
+    ) -> Outcome:
+        """As `finish`, with more `entries` before the run's end and other `parts` as in `Commit`."""
+        time, metrics = now(), metrics or self.metrics
+        event = RunEvent(FORM, status, self.attempt, metrics, error, self.window)
+        added = (*self._messages(messages, time), *entries, self._event(event, time))
         counts = counts_of(added) + _tokens(metrics)
         release = ClaimAct("release")
-        outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=release, time=time, staged=staged)
+        outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=release, time=time, **parts)
         self.ended = True
-        return outcome.version
+        return outcome
 
     async def fail(self, error: BaseException) -> None:
         """Record how the body ended; a run that was taken over or whose session is gone has nothing left to record."""
@@ -108,9 +149,9 @@ class Run:
         status, name = (CANCELLED, None) if cancelled else (ERROR, type(error).__name__)
         with suppress(Fenced, SessionGone, SessionNotFound):
             try:
-                await self.finish(status=status, error=name)
+                await self.finish(*self.unsaved, status=status, error=name)
             except (InvalidValue, TooLarge):  # what is staged can't be stored: how the run ended can
-                await self._end((), status, None, name, staged=False)
+                await self.end((), status, error=name, staged=False)
 
     async def record(self, status: str, metrics: Metrics | None, error: str | None) -> None:
         """Store the whole run, driven elsewhere, as it ended; the claim isn't touched."""

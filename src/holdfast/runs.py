@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
 from .backend import Claim
-from .entries import Entry
+from .entries import RUN, Entry
 from .errors import Corrupt
 from .ids import now
 
@@ -57,7 +57,10 @@ class RunEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as the session remembers it. `status` is `interrupted` for one that was running when its process ended."""
+    """A run as the session remembers it. `status` is `interrupted` for one that was running when its process ended.
+
+    `window` is what is known of what the model was sent: `model`, `instructions` (the key of a blob), `history` (`ranges` of seqs).
+    """
 
     id: str
     status: str
@@ -67,6 +70,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     ended: int | None
     metrics: Metrics
     error: str | None
+    window: dict[str, Any] = {}
 
 
 def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
@@ -87,8 +91,22 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
             ended=None if going else entry.time,
             metrics=event.metrics or Metrics(),
             error=event.error,
+            window=(old.window if old else {}) | event.window,
         )
     return [_as_it_is(run, claim) for run in runs.values()]
+
+
+def with_instructions(entries: Iterable[Entry]) -> Iterator[Entry | str]:
+    """The messages among `entries`, and before those of a run the key of its instructions where they are others than the last run's."""
+    known: str | None = None
+    for entry in entries:
+        if entry.kind != RUN:
+            yield entry
+            continue
+        key = _event(entry).window.get("instructions", known)
+        if key != known:
+            yield key
+        known = key
 
 
 def _event(entry: Entry) -> RunEvent:

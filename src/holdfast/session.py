@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from msgspec import UNSET
 from . import entries as kinds
 from . import runs
 from .backend import (
+    Backend,
     Blob,
     BlobRange,
     ClaimAct,
@@ -37,7 +39,7 @@ from .entries import Entry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, StoreError, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
 from .info import Link, SessionInfo, check_ttl, checked, copied, info_of, touch
-from .messages import Message, decode_message
+from .messages import Message, system
 from .rules import changes, may_use
 from .running import Run, counts_of, message_entry
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
@@ -47,6 +49,7 @@ from .values import decode, encode
 FORM = 1
 _CHAT_ROLES = ("user", "assistant")
 _MOST = 2**53
+_current: ContextVar[Session | None] = ContextVar("holdfast_session", default=None)
 
 
 class Session:
@@ -262,9 +265,30 @@ class Session:
     # --- reading ---
 
     async def get_messages(self, *, last: int | None = None, before: int | None = None) -> list[Message]:
-        """The messages in order: all of them, or the newest `last` (before seq `before`), tool calls and system messages included."""
-        found = await self.entries(last=last, before=before, kinds=(kinds.MESSAGE,))
-        return [decode_message(entry.body, entry.id, entry.run_id) for entry in found]
+        """The messages in order: all of them, or the newest `last` (before seq `before`), tool calls and system messages included.
+
+        The instructions of an agent's runs are shown as a system message where a run has others than the one before it.
+        """
+        _check_numbers(last=last, before=before)
+        told: list[Entry] = []
+        step = None if last is None else 2 * last + 8
+        while True:
+            page = await self.entries(last=step, before=told[0].seq if told else before, kinds=(kinds.MESSAGE, kinds.RUN))
+            told = page + told
+            if last is None or len(page) < (step or 0) or sum([entry.kind == kinds.MESSAGE for entry in told]) > last:
+                break
+        shown = list(runs.with_instructions(told))
+        texts = await self._instructions({it for it in shown if isinstance(it, str)})
+        messages = [texts.get(it, system("")) if isinstance(it, str) else it.message() for it in shown]
+        return messages if last is None else messages[max(len(messages) - last, 0) :]
+
+    async def _instructions(self, keys: set[str]) -> dict[str, Message]:
+        """The instructions stored under these keys, as system messages."""
+        if not keys:
+            return {}
+        wanted = BlobRange(namespace=kinds.INSTRUCTIONS, keys=tuple(sorted(keys)))
+        found = (await self._read(ReadPlan(state_since=self.cells.synced, blobs=(wanted,)))).blobs or []
+        return {blob.key: system((blob.data or b"").decode()) for blob in found}
 
     async def get_chat_history(self, *, last: int | None = None) -> list[Message]:
         """What user and assistant said to each other: no tools, no instructions, no empty messages."""
@@ -284,17 +308,21 @@ class Session:
         self,
         *,
         last: int | None = None,
+        first: int | None = None,
         after: int = 0,
         before: int | None = None,
         kinds: tuple[str, ...] = (),
         run_id: str | None = None,
         hidden: bool = False,
     ) -> list[Entry]:
-        """Records of the log in order: the newest `last` with after < seq < before, of the named kinds and run."""
-        _check_numbers(last=last, after=after, before=before)
+        """Records of the log in order: the newest `last` or the `first` with after < seq < before, of the named kinds and run."""
+        _check_numbers(last=last, first=first, after=after, before=before)
+        if last is not None and first is not None:
+            raise UsageError("entries takes either last=N or first=N")
         if isinstance(kinds, str):
             raise InvalidValue(f"kinds={kinds!r} is a string: give a tuple, ({kinds!r},)")
-        window = Window(after=after, before=before, limit=last, kinds=kinds, run_id=run_id, hidden=hidden)
+        limit = last if first is None else first
+        window = Window(after=after, before=before, limit=limit, newest=first is None, kinds=kinds, run_id=run_id, hidden=hidden)
         return (await self._read(ReadPlan(state_since=self.cells.synced, entries=window))).entries or []
 
     async def runs(self, *, last: int = 20) -> list[RunInfo]:
@@ -315,6 +343,12 @@ class Session:
         told = await self.entries(kinds=(kinds.RUN,), run_id=check_id(run_id, "run id"), hidden=True)
         return runs.fold(told, self._seen.claim)[-1] if told else None
 
+    async def run_log(self, run_id: str) -> tuple[RunInfo | None, list[Entry]]:
+        """One run by its id, or None, with everything recorded under it, hidden entries included; one read."""
+        found = await self.entries(run_id=check_id(run_id, "run id"), hidden=True)
+        told = runs.fold([entry for entry in found if entry.kind == kinds.RUN], self._seen.claim)
+        return (told[-1] if told else None), found
+
     async def refresh(self) -> None:
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""
         await self._read(ReadPlan(state_since=self.cells.synced))
@@ -327,11 +361,13 @@ class Session:
         """Hold the right to run; yields its fence. Waits up to `wait` seconds for another holder, then raises `SessionBusy`."""
         holder = holder or new_id()
         try:
-            fence = (await self.take(wait, ClaimAct("take", holder, lease), staged=False)).fence
+            taken = (await self.take(wait, ClaimAct("take", holder, lease), staged=False)).head
         except BaseException as error:
             if not isinstance(error, Exception):  # cancelled, and it may have gone through
                 await runs.through(self._release_of(holder))
             raise
+        assert taken is not None
+        fence = taken.fence
         with self._beating(fence, lease):
             try:
                 yield fence
@@ -349,9 +385,17 @@ class Session:
         """
         run = Run(self, new_id() if run_id is None else check_id(run_id, "run id"), agent)
         await run.begin(input, wait, lease, supplied=run_id is not None)
+        async with self.holding(run, lease):
+            yield run
+
+    @asynccontextmanager
+    async def holding(self, run: Run, lease: float) -> AsyncGenerator[None]:
+        """The body of a run that has begun: it is kept alive meanwhile and this is the `current` session; however it ends is recorded."""
+        outer = _current.get()
+        _current.set(self)
         with self._beating(run.fence, lease):
             try:
-                yield run
+                yield
                 if not run.ended:
                     await run.finish()
             except BaseException as error:
@@ -359,6 +403,15 @@ class Session:
                 raise
             finally:
                 self._volatile.clear()
+                _current.set(outer)
+
+    @staticmethod
+    def current() -> Session:
+        """The session of the run that is under way here: in a tool, in a hook, in the body of `session.run`."""
+        session = _current.get()
+        if session is None:
+            raise UsageError("no run is under way here: Session.current() is for tools, hooks and the body of a run")
+        return session
 
     # --- moving ---
 
@@ -416,6 +469,16 @@ class Session:
                 return value
 
     @property
+    def backend(self) -> Backend:
+        """Where the session is stored."""
+        return self._linked.backend
+
+    @property
+    def attached(self) -> bool:
+        """Whether the handle belongs to a store."""
+        return self._link is not None
+
+    @property
     def _linked(self) -> Link:
         if self._link is None:
             raise UsageError(f"session {self.id!r} belongs to no store yet: use `session = await store.session({self.id!r})`")
@@ -434,6 +497,8 @@ class Session:
     async def _read(self, plan: ReadPlan) -> Snapshot:
         link = self._linked
         snapshot = await link.backend.read(self.key, plan)
+        if snapshot is None and self._head is None:
+            raise SessionNotFound(f"there is no {self.key}")
         if snapshot is None or (self._head and snapshot.head.incarnation != self._head.incarnation):
             raise SessionGone(f"session {self.id!r} was cleared, deleted or expired since this handle last saw it: open it again")
         if not may_use(snapshot.head, self.user_id, not link.as_admin):
@@ -465,9 +530,11 @@ class Session:
         """One commit of this handle, `parts` as in `Commit`. With `staged`, what is staged is part of it.
 
         While the handle holds the claim (`run`, `claim`), every commit of it carries the fence. `detach` names a state key whose
-        handed-out container gives way to what was written.
+        handed-out container gives way to what was written. A handle that has read nothing yet creates the session where it isn't.
         """
-        link, head, service_id = self._linked, self._seen, self._service_id
+        link, head, service_id = self._linked, self._head, self._service_id
+        if head is None:
+            parts["create"] = link.create()
         act = claim.act if claim else None
         if fence is None and act != "take":
             fence = self._fence
@@ -478,8 +545,8 @@ class Session:
         commit = Commit(
             id=id or new_id(),
             time=time or now(),
-            incarnation=head.incarnation,
-            base=0 if id else head.version,
+            incarnation=head.incarnation if head else None,
+            base=0 if id or head is None else head.version,
             user_id=self.user_id,
             check_owner=not link.as_admin,
             puts=puts,
@@ -503,9 +570,11 @@ class Session:
         self.cells.written(puts, outcome.version, made=made, erased=erase is not None)
         if staged and self._service_id is service_id:
             self._service_id = UNSET
+        if outcome.snapshot is not None:
+            self._learn(outcome.snapshot)
         return outcome
 
-    def _advance(self, sent: Head, head: Head | None) -> None:
+    def _advance(self, sent: Head | None, head: Head | None) -> None:
         """Take in the head that a commit sent at head `sent` came back with, unless a newer one has been seen since."""
         seen = self._head
         late = seen is not sent and seen and head and (seen.incarnation != head.incarnation or seen.version > head.version)
@@ -553,14 +622,14 @@ class Session:
         newest = await self.entries(last=last, kinds=(kinds.MESSAGE,))
         return newest[0].seq if newest else self._seen.seq + 1
 
-    async def take(self, wait: float, take: ClaimAct, **parts: Any) -> Head:
+    async def take(self, wait: float, take: ClaimAct, **parts: Any) -> Outcome:
         """Commit `parts` together with taking the claim, as soon as it is free or has stood still for its lease."""
         if self._fence is not None:
             raise UsageError(f"this handle holds {self.key} already: use the run or the claim around this, or another handle to wait")
         patience = runs.Patience(wait)
         while True:
             try:
-                outcome = await self.write(claim=take, **parts)
+                return await self.write(claim=take, **parts)
             except SessionBusy as busy:
                 if patience.over():
                     raise SessionBusy(
@@ -571,9 +640,6 @@ class Session:
                     ) from None
                 take = msgspec.structs.replace(take, seen=patience.watch(busy.fence, busy.beat, busy.lease))
                 await patience.step()
-            else:
-                assert outcome.head is not None
-                return outcome.head
 
     async def _renew(self, fence: int) -> None:
         """One heartbeat. It leaves the handle alone, for it may come from another thread than the handle's."""

@@ -13,11 +13,11 @@ from typing import Any, Self, TypedDict, Unpack
 import msgspec
 
 from . import transfer
-from .backend import Backend, Create, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
+from .backend import Backend, Erase, Filter, Head, Key, ReadPlan, Snapshot
 from .backends.urls import shown
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
-from .ids import SCOPE_PREFIXES, check_id, check_session_id, new_incarnation
-from .info import Link, SessionInfo, check_ttl, checked, info_of, touch
+from .ids import SCOPE_PREFIXES, check_id, check_session_id
+from .info import Link, SessionInfo, check_ttl, info_of, touch
 from .rules import may_use
 from .session import Session
 from .wrappers.cache import CachedBackend
@@ -103,6 +103,12 @@ class Store:
             return store
         return _shared.get(store) or _shared.setdefault(store, cls.open(store))  # type: ignore[return-value]  # whoever subclasses opens its own
 
+    def cached(self, size: int) -> Self:
+        """This store with a cache of `size` sessions in front; the same store if it has one. Closing either closes the database."""
+        if isinstance(self.backend, CachedBackend):
+            return self
+        return type(self)(self.backend, cache=size, tenant=self.tenant, as_admin=self.as_admin, ttl=self.ttl)
+
     async def __aenter__(self) -> Self:
         await self.backend.open()
         return self
@@ -162,6 +168,18 @@ class Store:
         handle.attach(self._link, snapshot)
         return handle
 
+    def handle(self, session: str | Session | None = None, *, user_id: str | None = None) -> Session:
+        """A handle on the session with this id (a new id without one), nothing read: its first write creates the session where it isn't.
+
+        For who reads and writes by `Session.write` in one request. A `Session` that belongs to a store already stays as it is.
+        """
+        handle = session if isinstance(session, Session) else Session(session, user_id=user_id)
+        if user_id is not None:
+            handle.user_id = check_id(user_id, "user id")
+        if not handle.attached:
+            handle.attach(self._link, None)
+        return handle
+
     async def get(self, session_id: str, *, user_id: str | None = None) -> Session | None:
         """The session, or None where there is none for this caller. Never creates."""
         snapshot = await self._look(session_id, user_id, ReadPlan(state_since=0))
@@ -216,6 +234,13 @@ class Store:
             raise InvalidValue(f"limit={limit!r}: give the number of sessions to remove at most, 1 or more")
         return await self.backend.sweep(limit)
 
+    async def tidy(self) -> None:
+        """What a store with a `ttl` does when sessions are made: remove a few expired ones, at most once a minute."""
+        if self.ttl is not None and time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + _SWEEP_EVERY
+            with suppress(HoldfastError):  # housekeeping: the caller asked for a session, and a later sweep takes what this one left
+                await self.backend.sweep(_SWEPT_AT_ONCE)
+
     # --- moving ---
 
     async def export(self, session_id: str, *, user_id: str | None = None) -> AsyncIterator[str]:
@@ -259,14 +284,9 @@ class Store:
             return None
 
     async def _create(self, key: Key, user_id: str | None, kind: str | None, parent: str | None) -> Snapshot | None:
-        if self.ttl is not None and time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + _SWEEP_EVERY
-            with suppress(HoldfastError):  # housekeeping: the caller asked for a session, and a later sweep takes what this one left
-                await self.backend.sweep(_SWEPT_AT_ONCE)
-        wanted: dict[str, Any] = {"kind": kind, "parent": parent, "ttl": self._link.ttl}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        patch = checked(HeadPatch(**given)) if given else None
-        commit = self._link.commit(user_id, create=Create(new_incarnation(), patch=patch), answer=ReadPlan(state_since=0))
+        await self.tidy()
+        create = self._link.create(kind=kind, parent=parent)
+        commit = self._link.commit(user_id, create=create, answer=ReadPlan(state_since=0))
         return (await self.backend.commit(key, commit)).snapshot
 
 

@@ -1,6 +1,6 @@
-"""The blocking form: the same names, the same arguments, no `await`.
+"""The blocking form of stores and sessions, and the bridge every blocking class goes over.
 
-One hand-written facade over the asynchronous classes. A backend that works in place (SQLite, memory) runs on the calling thread; for any
+A backend that works in place (SQLite, memory) runs on the calling thread; for any
 other, and for what needs a heartbeat, the work goes to one portal thread with an event loop.
 """
 
@@ -18,27 +18,25 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from . import running as aio_running
-from . import session as aio
-from . import state as aio_state
-from . import store as aio_store
-from .backend import Backend
-from .entries import Entry
-from .errors import HoldfastError, InvalidValue
-from .info import SessionInfo
-from .messages import Message
-from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
-from .store import CacheStats, SessionPage, Wanted
+from .. import running as aio_running
+from .. import session as aio
+from .. import state as aio_state
+from .. import store as aio_store
+from ..backend import Backend
+from ..entries import Entry
+from ..errors import HoldfastError, InvalidValue
+from ..info import SessionInfo
+from ..messages import Message
+from ..runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
+from ..store import CacheStats, SessionPage, Wanted
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
 
-__all__ = ["Run", "Session", "SessionManager", "State", "Store"]
 
-
-class _Portal:
+class Portal:
     """The one thread with an event loop, started when it is first needed, gone at exit, made anew in a forked child.
 
     anyio's `start_blocking_portal` would do, but for the fork: let go of in the child, it waits there for a thread that stayed behind.
@@ -96,10 +94,10 @@ class _Portal:
         self._portal = None
 
 
-_portal = _Portal()
+portal = Portal()
 
 
-class _Bridge:
+class Bridge:
     """Runs coroutines to their end for a blocking caller."""
 
     def __init__(self, backend: Backend) -> None:
@@ -108,7 +106,7 @@ class _Bridge:
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._in_place and asyncio._get_running_loop() is None:  # pyright: ignore[reportPrivateUsage]  # the one that doesn't raise
             return _drive(coroutine)
-        return _portal.get().call(_await, coroutine)
+        return portal.get().call(waited, coroutine)
 
     def each(self, items: AsyncIterator[T]) -> Iterator[T]:
         while True:
@@ -128,7 +126,7 @@ def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
     raise HoldfastError("this backend declares that it works in place, and suspended")
 
 
-async def _await(coroutine: Coroutine[Any, Any, T]) -> T:
+async def waited(coroutine: Coroutine[Any, Any, T]) -> T:
     return await coroutine
 
 
@@ -143,7 +141,7 @@ class Store:
         if not isinstance(store, aio_store.Store):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise InvalidValue("holdfast.sync.Store(...) takes a holdfast.Store: write Store.open('sqlite:///chat.db') for a URL")
         self.aio = store
-        self._bridge = _Bridge(store.backend)
+        self._bridge = Bridge(store.backend)
         self.session_manager = SessionManager(self)
 
     @classmethod
@@ -153,6 +151,9 @@ class Store:
     @classmethod
     def shared(cls, store: Self | str) -> Self:
         return cls(aio_store.Store.shared(store)) if isinstance(store, str) else store
+
+    def cached(self, size: int) -> Self:
+        return type(self)(self.aio.cached(size))
 
     def __enter__(self) -> Self:
         self._bridge.call(self.aio.__aenter__())
@@ -281,23 +282,25 @@ class State(aio_state.KeyValues):
 class Session:
     """`holdfast.Session`, blocking."""
 
+    form_of = aio.Session
+
     def __init__(self, id: str | None = None, *, user_id: str | None = None) -> None:
         self._adopt(aio.Session(id, user_id=user_id))
 
     def _adopt(self, session: aio.Session) -> None:
         self.aio = session
-        self._bridge: _Bridge | None = None
+        self._bridge: Bridge | None = None
         self.state = State(session.state, self)
         self._cache = State(session.get_non_volatile_cache(), self)
 
     @classmethod
-    def of(cls, session: aio.Session, bridge: _Bridge) -> Self:
+    def of(cls, session: aio.Session, bridge: Bridge) -> Self:
         """The blocking form of an asynchronous handle."""
         made = cls.__new__(cls)
         made._adopt(session)
         return made.taken(bridge)
 
-    def taken(self, bridge: _Bridge) -> Self:
+    def taken(self, bridge: Bridge) -> Self:
         self._bridge = bridge
         return self
 
@@ -406,13 +409,15 @@ class Session:
         self,
         *,
         last: int | None = None,
+        first: int | None = None,
         after: int = 0,
         before: int | None = None,
         kinds: tuple[str, ...] = (),
         run_id: str | None = None,
         hidden: bool = False,
     ) -> list[Entry]:
-        return self.call(self.aio.entries(last=last, after=after, before=before, kinds=kinds, run_id=run_id, hidden=hidden))
+        wanted = self.aio.entries(last=last, first=first, after=after, before=before, kinds=kinds, run_id=run_id, hidden=hidden)
+        return self.call(wanted)
 
     def runs(self, *, last: int = 20) -> list[RunInfo]:
         return self.call(self.aio.runs(last=last))
@@ -422,6 +427,11 @@ class Session:
 
     def refresh(self) -> None:
         self.call(self.aio.refresh())
+
+    @staticmethod
+    def current() -> Session:
+        session = aio.Session.current()
+        return Session.of(session, Bridge(session.backend))
 
     @contextmanager
     def claim(self, *, wait: float = WAIT, lease: float = LEASE, holder: str | None = None) -> Generator[int]:
@@ -439,7 +449,7 @@ class Session:
     @contextmanager
     def _holding(self, manager: AbstractAsyncContextManager[T]) -> Generator[T]:
         try:
-            with _portal.entered(manager) as value:
+            with portal.entered(manager) as value:
                 yield value
         finally:
             self.aio.forget_claim()  # in a forked child nobody else does: the claim is the parent's

@@ -1,0 +1,38 @@
+"""Agents whose conversations are sessions: `Agent`, what its runs give and tell, and the contract of an engine.
+
+Importing this imports no model client; making an `Agent` imports its engine.
+"""
+
+from .agent import Agent, Runner
+from .engine import Answered, Delta, Done, Engine, Said, Step, Turn
+from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
+from .history import History
+from .output import RunOutput
+from .requirements import Decision, Requirement
+from .stream import RunStream
+from .tools import tool
+
+__all__ = [
+    "Agent",
+    "Answered",
+    "Decision",
+    "Delta",
+    "Done",
+    "Engine",
+    "Event",
+    "History",
+    "ReasoningDelta",
+    "Requirement",
+    "RunEnded",
+    "RunOutput",
+    "RunStarted",
+    "RunStream",
+    "Runner",
+    "Said",
+    "Step",
+    "TextDelta",
+    "ToolAnswered",
+    "ToolCalled",
+    "Turn",
+    "tool",
+]

@@ -1,0 +1,342 @@
+"""An agent: a model, instructions and tools, whose conversations are sessions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from itertools import count
+from typing import Any, Literal, overload
+
+from .. import entries as kinds
+from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
+from ..ids import check_id, check_session_id, new_id
+from ..messages import Message, user
+from ..runs import WAIT
+from ..session import Session
+from ..store import Store
+from . import naming
+from .driving import Crew, Driving, Instructions, Orders
+from .engine import Engine, Said, Turn
+from .events import RunEnded
+from .history import DEFAULT, History
+from .output import RunOutput
+from .requirements import Decision
+from .stream import RunStream
+from .tools import checked_tools, name_of, options_of
+
+log = logging.getLogger("holdfast")
+Input = str | Message | Sequence[Message]
+CACHED_SESSIONS = 256
+_said_once = count()
+
+
+class Agent:
+    """An agent. Its runs belong to sessions: each run sends what was said before, and is stored as it goes.
+
+    `model`: a name such as "openai:gpt-5.2", `holdfast.models.OpenAIResponses(id=...)` or `OpenAIChat(id=...)`, a model object or an agent
+    of pydantic-ai, or an engine of your own. `instructions`: text, or a function of the session that gives it. `tools`: typed functions;
+    a parameter typed `Session` is the run's session and hidden from the model. `store`: a `Store` or a URL, opened at first use; without
+    one, sessions are kept in memory. `session_id`: the session of runs that name none; without it, each such run begins a new one.
+    `cache_session`: keep sessions in memory, checked against the database at every use. `history`: how much of the past is sent.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str | None = None,
+        instructions: Instructions = None,
+        tools: Sequence[Any] = (),
+        store: Store | str | None = None,
+        session_id: str | None = None,
+        cache_session: bool = False,
+        add_history_to_context: bool = True,
+        history: History = DEFAULT,
+    ) -> None:
+        if not isinstance(history, History):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise InvalidValue(f"history={history!r:.80}: write History(runs=...), History(messages=...) or History(tokens=...)")
+        if not (instructions is None or isinstance(instructions, str) or callable(instructions)):
+            raise InvalidValue(f"instructions={instructions!r:.80}: give text, or a function of the session that returns it")
+        self.name = None if name is None else check_id(name, "agent name")
+        self.session_id = None if session_id is None else check_session_id(session_id)
+        self.store = _store(store, cache=cache_session)
+        self.runner = Runner()
+        self._history = history if add_history_to_context else None
+        own = checked_tools(tools)
+        self._crew = Crew(
+            name=self.name,
+            engine=_engine(model, own),
+            model=_model_name(model),
+            instructions=instructions,
+            tools=own,
+            options={name_of(it): options_of(it) for it in own},
+        )
+
+    def __repr__(self) -> str:
+        return f"Agent({self._crew.model!r}, name={self.name!r})"
+
+    # --- running ---
+
+    @overload
+    def run(
+        self,
+        input: Input,
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        run_id: str | None = None,
+        stream: Literal[False] = False,
+        wait: float = WAIT,
+    ) -> Coroutine[Any, Any, RunOutput]: ...
+    @overload
+    def run(
+        self,
+        input: Input,
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        run_id: str | None = None,
+        stream: Literal[True],
+        wait: float = WAIT,
+    ) -> RunStream: ...
+    def run(
+        self,
+        input: Input,
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        run_id: str | None = None,
+        stream: bool = False,
+        wait: float = WAIT,
+    ) -> Coroutine[Any, Any, RunOutput] | RunStream:
+        """One run: `await` it for its output, or with `stream=True` iterate over its events.
+
+        The input is stored before the model is called, every tool's result before the model is asked again. One run at a time on a
+        session: another waits up to `wait` seconds, then raises `SessionBusy` (0: at once). `run_id`: your own, to make a call safe to
+        repeat: a completed run is returned, one under way is `SessionBusy`, one that failed goes on from what is stored. What the model's
+        client raises is raised on, recorded as the run's error. Raises `SessionNotFound` on a session of another user.
+        """
+        orders = Orders(
+            session=self._session(session, session_id, user_id),
+            input=_messages(input),
+            run_id=new_id() if run_id is None else check_id(run_id, "run id"),
+            supplied=run_id is not None,
+            wait=wait,
+            stream=stream,
+            history=self._history,
+        )
+        return self._begun(orders)
+
+    @overload
+    def continue_run(
+        self,
+        run: RunOutput | str,
+        decisions: Iterable[Decision] = (),
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        stream: Literal[False] = False,
+        wait: float = WAIT,
+    ) -> Coroutine[Any, Any, RunOutput]: ...
+    @overload
+    def continue_run(
+        self,
+        run: RunOutput | str,
+        decisions: Iterable[Decision] = (),
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        stream: Literal[True],
+        wait: float = WAIT,
+    ) -> RunStream: ...
+    def continue_run(
+        self,
+        run: RunOutput | str,
+        decisions: Iterable[Decision] = (),
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        stream: bool = False,
+        wait: float = WAIT,
+    ) -> Coroutine[Any, Any, RunOutput] | RunStream:
+        """Go on with a run that is paused, failed or was interrupted, in any process: its output, or its id and its session.
+
+        `decisions` are those of its requirements (`requirement.retry()`, `requirement.supply(result)`); while some are open it stays
+        paused. A decision has its effect once: one that comes second is a `UsageError`.
+        """
+        if isinstance(run, RunOutput):
+            session_id = session_id or run.session_id
+            user_id = user_id or run.user_id
+        orders = Orders(
+            session=self._session(session, None if session is not None else session_id, user_id),
+            input=(),
+            run_id=check_id(run.run_id if isinstance(run, RunOutput) else run, "run id"),
+            supplied=True,
+            resume=True,
+            decisions=tuple(decisions),
+            wait=wait,
+            stream=stream,
+            history=self._history,
+        )
+        return self._begun(orders)
+
+    def _begun(self, orders: Orders) -> Coroutine[Any, Any, RunOutput] | RunStream:
+        driving = Driving(self._crew, orders)
+        return RunStream(driving.events) if orders.stream else self._folded(driving)
+
+    async def _folded(self, driving: Driving) -> RunOutput:
+        try:
+            async with aclosing(driving.events()) as events:
+                async for event in events:
+                    if isinstance(event, RunEnded):
+                        return event.output
+        except Exception as error:
+            _explain(error, driving)
+            raise
+        raise HoldfastError(f"run {driving.run.id!r} ended without an output")  # a stream of events always ends with one, or raises
+
+    def _session(self, session: Session | None, session_id: str | None, user_id: str | None) -> Session:
+        """The handle of a call; nothing is read yet."""
+        if session is not None and session_id is not None:
+            raise InvalidValue(f"give either session= or session_id={session_id!r}, not both")
+        if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidValue(f"session={session!r:.80} is no Session: write session_id={session!r:.80}, or agent.create_session()")
+        return self.store.handle(session if session is not None else session_id or self.session_id, user_id=user_id)
+
+    # --- sessions ---
+
+    def create_session(self, session_id: str | None = None, *, user_id: str | None = None) -> Session:
+        """A session of this agent's store, for its runs. Nothing is stored before the first of them, or a commit."""
+        return self.store.handle(session_id, user_id=user_id)
+
+    async def get_session(self, session_id: str | None = None, *, user_id: str | None = None) -> Session | None:
+        """The session, or None where there is none for this caller."""
+        return await self.store.get(self._id(session_id), user_id=user_id)
+
+    async def get_chat_history(
+        self, session_id: str | None = None, *, user_id: str | None = None, last: int | None = None
+    ) -> list[Message]:
+        """What user and assistant said to each other in a session; `SessionNotFound` where there is none."""
+        return await (await self._there(session_id, user_id)).get_chat_history(last=last)
+
+    async def set_session_name(
+        self,
+        session_id: str | None = None,
+        session_name: str | None = None,
+        *,
+        autogenerate: bool = False,
+        user_id: str | None = None,
+    ) -> Session:
+        """Name a session, or have the model name it in at most five words from its first messages; the session.
+
+        If the model can't be reached, or says nothing of use, the name is the beginning of the first message.
+        """
+        if (session_name is None) != autogenerate:
+            raise InvalidValue("set_session_name takes either session_name=... or autogenerate=True")
+        session = await self._there(session_id, user_id)
+        await session.rename(await self._name_for(session) if autogenerate else session_name)
+        return session
+
+    async def get_session_name(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
+        """The session's name, or None while it has none; `SessionNotFound` where there is no session."""
+        return (await self._there(session_id, user_id)).name
+
+    async def _name_for(self, session: Session) -> str:
+        first = await session.entries(first=4 * naming.FIRST, kinds=(kinds.MESSAGE,))
+        spoken = [it for it in (entry.message() for entry in first) if it.role in ("user", "assistant") and it.text][: naming.FIRST]
+        if not spoken:
+            return naming.fallback([], session.id)
+        try:
+            name = naming.tidy(await self._ask(session, naming.INSTRUCTIONS, naming.question(spoken)))
+        except Exception as error:  # whatever a model's client raises, a name is not worth failing for
+            log.warning("no name from the model, the first words are taken: session_id=%s error=%s", session.id, type(error).__name__)
+            name = ""
+        return name or naming.fallback(spoken, session.id)
+
+    async def _ask(self, session: Session, instructions: str, question: str) -> str:
+        """One answer of the model outside of any run."""
+        turn = Turn(messages=(user(question),), instructions=instructions, session=session, run_id=new_id())
+        async with aclosing(self._crew.engine.run(turn)) as steps:
+            return "".join([step.message.text async for step in steps if isinstance(step, Said)])
+
+    async def _there(self, session_id: str | None, user_id: str | None) -> Session:
+        found = await self.get_session(session_id, user_id=user_id)
+        if found is None:
+            raise SessionNotFound(f"there is no session {self._id(session_id)!r}" + (f" for user {user_id!r}" if user_id else ""))
+        return found
+
+    def _id(self, session_id: str | None) -> str:
+        if session_id is None and self.session_id is None:
+            raise InvalidValue("give session_id=..., or give the agent one when you make it")
+        return session_id or self.session_id or ""
+
+
+class Runner:
+    """Runs an agent on a session: the long form of `agent.run(prompt, session=session)`."""
+
+    async def run(self, agent: Agent, session: Session, prompt: Input) -> RunOutput:
+        """As `Agent.run`."""
+        return await agent.run(prompt, session=session)
+
+
+def _store(store: Store | str | None, *, cache: bool) -> Store:
+    if store is None:
+        if not next(_said_once):
+            log.warning("no store was given: sessions are kept in memory and end with this process; pass store='sqlite:///chat.db'")
+        store = Store.open("memory://")
+    elif isinstance(store, str):
+        store = Store.shared(store)
+    elif not isinstance(store, Store):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+        raise InvalidValue(f"store={store!r:.80}: give a Store or a URL such as 'sqlite:///chat.db'")
+    return store.cached(CACHED_SESSIONS) if cache else store
+
+
+def _engine(model: Any, tools: tuple[Any, ...]) -> Engine:
+    if isinstance(model, Engine) and not hasattr(model, "iter"):
+        return model
+    try:
+        from .pydantic import PydanticEngine
+    except ModuleNotFoundError as error:
+        raise MissingExtra('an Agent needs its engine, which is not installed: pip install "holdfast[openai]"') from error
+    engine = PydanticEngine(model)
+    engine.prepare(tools)
+    return engine
+
+
+def _model_name(model: Any) -> str:
+    """The model as a run records it."""
+    if isinstance(model, str):
+        return model
+    found = getattr(model, "id", None) or getattr(model, "model_id", None) or getattr(model, "model_name", None)
+    return str(found or type(model).__name__)
+
+
+def _messages(input: Input) -> tuple[Message, ...]:
+    """The input as messages; `InvalidValue` for one with nothing in it."""
+    given = (user(input),) if isinstance(input, str) else (input,) if isinstance(input, Message) else input
+    if not isinstance(given, Sequence) or not all(isinstance(it, Message) for it in given):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue(f"input={input!r:.80}: give text, a Message, or a list of messages")
+    if all(_blank(it) for it in given):
+        raise InvalidValue("input is empty: say something, for the model would be paid for nothing")
+    return tuple(given)
+
+
+def _blank(message: Message) -> bool:
+    """Whether there is nothing in it."""
+    return all(getattr(part, "content", None) == "" for part in message.parts)
+
+
+def _explain(error: Exception, driving: Driving) -> None:
+    """Tell who catches an error where the run is."""
+    if not isinstance(error, HoldfastError):
+        error.add_note(
+            f"The run is stored: run_id={driving.run.id!r}, session_id={driving.session.id!r}."
+            " Call run again with this run_id to go on from what is stored."
+        )

@@ -1,0 +1,374 @@
+"""One run of an agent: what is stored when, and what is sent.
+
+The first commit stores the input, takes the claim and reads what the model will be sent; the last stores the answer and the run's end and
+lets go. Between them there is one commit for each answer that calls tools and one for each tool's result: an engine goes on only when what
+it told is stored.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from hashlib import blake2b
+from typing import Any, cast
+
+import msgspec
+
+from .. import entries as kinds
+from ..backend import BlobPut, HeadPatch, Range, ReadPlan, Window
+from ..entries import INSTRUCTIONS, Entry
+from ..errors import Conflict, SessionNotFound, UsageError
+from ..ids import now
+from ..messages import Message, Text, ToolCall, ToolResult
+from ..running import Run
+from ..runs import COMPLETED, LEASE, PAUSED, RUNNING, Metrics, Patience, RunInfo
+from ..session import Session
+from .engine import Answered, Delta, Done, Engine, Said, Turn
+from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
+from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
+from .output import RunOutput
+from .requirements import SUPPLY, Decision, Needs, Requirement, entry_of, told, unknown
+from .tools import ToolOptions
+
+Instructions = str | Callable[..., Any] | None
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call asks of an agent: the session and the input, and how to wait, to look back and to tell of it.
+
+    `supplied`: the run id is the caller's and may have been used. `resume`: there must be such a run. `history` None sends no past.
+    """
+
+    session: Session
+    input: tuple[Message, ...]
+    run_id: str
+    supplied: bool = False
+    resume: bool = False
+    decisions: tuple[Decision, ...] = ()
+    wait: float
+    lease: float = LEASE
+    stream: bool = False
+    history: History | None
+
+
+class Crew(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an agent a run needs."""
+
+    name: str | None
+    engine: Engine
+    model: str
+    instructions: Instructions
+    tools: tuple[Any, ...]
+    options: dict[str, ToolOptions]
+
+
+class Driving:
+    """The run, from its orders to its output: iterate `events()` once, to the end."""
+
+    def __init__(self, crew: Crew, orders: Orders) -> None:
+        self.crew = crew
+        self.orders = orders
+        self.session = orders.session
+        self.run = Run(orders.session, orders.run_id, crew.name)
+        self.told: list[Message] = []
+        """Messages of this run, stored or about to be."""
+        self._pending: list[Message] = []
+        self._partial = ""
+        self._began = time.perf_counter()
+        self._used = Metrics()
+        self._blobs: tuple[BlobPut, ...] = ()
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """What happens, as it happens; the last is `RunEnded`."""
+        before = _NOTHING
+        patience = Patience(self.orders.wait)
+        while True:
+            if self.orders.supplied:
+                before = await self._look_back()
+                if before.over:
+                    yield RunEnded(before.output(self))
+                    return
+            try:
+                started = await self._start(before, patience.left())
+            except Conflict as conflict:
+                await patience.again(conflict)
+            else:
+                break
+        async with self.session.holding(self.run, self.orders.lease):
+            yield RunStarted(self.run.id, self.session.id, self.run.attempt)
+            if (waiting := self._waiting(before)) is not None:
+                yield RunEnded(await self._pause(*waiting))
+                return
+            async with aclosing(self._drive(started, before)) as events:
+                async for event in events:
+                    yield event
+
+    # --- beginning ---
+
+    async def _look_back(self) -> Before:
+        """What the session knows of this run id."""
+        try:
+            run, found = await self.session.run_log(self.run.id)
+        except SessionNotFound:  # none yet, or another's: then the first commit says so
+            run, found = None, []
+        if run is None:
+            if self.orders.resume:
+                raise UsageError(f"there is no run {self.run.id!r} in session {self.session.id!r}: nothing to continue")
+            return Before(version=self.session.version)
+        if run.status == RUNNING:
+            raise self.run.under_way()
+        there = [it for it in found if not it.hidden]
+        stored = [it for it in there if it.kind == kinds.MESSAGE]
+        before = Before(version=self.session.version, run=run, stored=stored, needs=told(there))
+        before.check(self.orders, self.session)
+        self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
+        return before
+
+    async def _start(self, before: Before, wait: float) -> list[Entry]:
+        """The first commit; the entries its answer holds."""
+        self.told = [it.message() for it in before.stored if it.seq not in before.stale]
+        input = () if self.told else self.orders.input
+        decided = before.needs.check(self.orders.decisions)
+        results = tuple(_supplied(before.needs.asked[id], it) for id, it in decided.items() if it.outcome == SUPPLY)
+        self.told += (*input, *results)
+        self.run.window = {"model": self.crew.model} | self._instruct()
+        outcome = await self.run.start(
+            (*input, *results),
+            wait=wait,
+            lease=self.orders.lease,
+            expect=before.version if self.orders.supplied else None,
+            entries=tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in decided.values()),
+            hide=tuple(Range(seq, seq) for seq in sorted(before.stale)),
+            blobs=self._blobs,
+            patch=HeadPatch(waiting=await self._others_wait()) if decided else None,
+            answer=ReadPlan(state_since=self.session.cells.synced, entries=self._window),
+        )
+        self._blobs = ()
+        assert outcome.snapshot is not None
+        return outcome.snapshot.entries or []
+
+    async def _others_wait(self) -> bool:
+        """Whether other runs of the session wait for people."""
+        needs = told(await self.session.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION)))
+        return any(it.run_id != self.run.id for it in needs.open)
+
+    @property
+    def _window(self) -> Window | None:
+        return None if self.orders.history is None else Window(limit=PAGE, kinds=KINDS)
+
+    def _instruct(self) -> dict[str, str]:
+        """Note which instructions the run has; their text is stored once."""
+        text = self.crew.instructions
+        if not isinstance(text, str) or not text:
+            return {}
+        key = blake2b(text.encode(), digest_size=16).hexdigest()
+        self._blobs = (BlobPut(INSTRUCTIONS, key, "text/plain", text.encode(), if_absent=True),)
+        return {"instructions": key}
+
+    # --- in the middle ---
+
+    async def _drive(self, started: list[Entry], before: Before) -> AsyncGenerator[Event]:
+        past = await self._past(started)
+        instructions = await self._instructions()
+        if past is not None:
+            self.run.window["history"] = past.record()
+        rerun = frozenset(call.id for call in _open(self.told) if call.id is not None)
+        own = valid(self.told, open=rerun)
+        turn = Turn(
+            messages=(*valid(past.messages if past else ()), *own),
+            instructions=instructions,
+            tools=self.crew.tools,
+            rerun=rerun,
+            stream=self.orders.stream,
+            session=self.session,
+            run_id=self.run.id,
+        )
+        self._acting = bool(rerun)
+        async with aclosing(self.crew.engine.run(turn)) as steps:
+            async for step in steps:
+                if isinstance(step, Done):
+                    yield RunEnded(await self._finish(step))
+                    return
+                for event in await self._step(step):
+                    yield event
+        raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
+
+    async def _past(self, started: list[Entry]) -> Past | None:
+        """What is sent of the session's past; older entries are read while the history asks for more than the first page holds."""
+        history = self.orders.history
+        if history is None:
+            return None
+        entries, whole = started, len(started) < PAGE
+        while True:
+            past, more = choose(entries, history, self.run.id, whole=whole)
+            if not more:
+                return past
+            older = await self.session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=KINDS)
+            entries, whole = older + entries, len(older) < DEEP_PAGE
+
+    async def _instructions(self) -> str | None:
+        """The instructions of this run; those a function makes are noted now that it can see the session."""
+        given = self.crew.instructions
+        if given is None or isinstance(given, str):
+            return given or None
+        made = given(self.session) if inspect.signature(given).parameters else given()
+        text = await cast("Awaitable[str]", made) if inspect.isawaitable(made) else made
+        if text:
+            key = blake2b(text.encode(), digest_size=16).hexdigest()
+            self._blobs = (BlobPut(INSTRUCTIONS, key, "text/plain", text.encode(), if_absent=True),)
+            self.run.window["instructions"] = key
+        return text or None
+
+    async def _step(self, step: Any) -> Sequence[Event]:
+        """Store what an engine told, as far as it has to be stored now; the events of it."""
+        if isinstance(step, Delta):
+            if step.reasoning:
+                return (ReasoningDelta(step.text),)
+            self._partial += step.text
+            self.run.unsaved = (*self._pending, Message("assistant", (Text(self._partial),)))
+            return (TextDelta(step.text),)
+        if isinstance(step, Said):
+            return await self._said(step)
+        assert isinstance(step, Answered)
+        await self._tell(step.message, at_once=self._acting)
+        return [ToolAnswered(it.id, step.message.name, it.response) for it in results_of(step.message)]
+
+    async def _said(self, step: Said) -> Sequence[Event]:
+        calls = calls_of(step.message) if step.acts else []
+        self._count(input_tokens=step.input_tokens, output_tokens=step.output_tokens, model_calls=1, tool_calls=len(calls))
+        self._acting = step.acts
+        self._pending += step.before
+        self.told += step.before
+        whole, self._partial = self._partial, ""
+        await self._tell(step.message, at_once=step.acts)
+        events: list[Event] = [ToolCalled(it.id, it.name, it.arguments) for it in calls]
+        return events if whole or not self.orders.stream or not step.message.text else [TextDelta(step.message.text), *events]
+
+    async def _tell(self, message: Message, *, at_once: bool) -> None:
+        """Take a message of the run in: stored now, or with the next commit."""
+        self.told.append(message)
+        self._pending.append(message)
+        if at_once:
+            stored, self._pending, self.run.unsaved = tuple(self._pending), [], ()
+            await self.run.add(stored, blobs=self._taken_blobs())
+        else:
+            self.run.unsaved = tuple(self._pending)
+
+    def _taken_blobs(self) -> tuple[BlobPut, ...]:
+        blobs, self._blobs = self._blobs, ()
+        return blobs
+
+    def _count(self, **more: int) -> None:
+        used = {name: getattr(self._used, name) + value for name, value in more.items()}
+        self._used = msgspec.structs.replace(self._used, **used, seconds=round(time.perf_counter() - self._began, 6))
+        self.run.metrics = self._used
+
+    # --- the end ---
+
+    async def _finish(self, done: Done) -> RunOutput:
+        self._count()
+        if not isinstance(done.content, str):
+            self.run.window["content"] = done.plain
+        self.run.unsaved = ()
+        await self.run.end(tuple(self._pending), blobs=self._taken_blobs())
+        return self.output(done.content)
+
+    def _waiting(self, before: Before) -> tuple[list[Requirement], list[Requirement]] | None:
+        """What has to be decided before this run can go on, if anything: what was asked before, and what is asked for now."""
+        now_decided = {it.requirement for it in self.orders.decisions}
+        asked = [it for it in before.needs.open if it.id not in now_decided]
+        ready = now_decided | (before.needs.decided.keys() if before.status == PAUSED else set[str]())  # others have had their effect
+        settled = {it.call.id for it in before.needs.asked.values() if it.id in ready} | {it.call.id for it in asked}
+        new = [unknown(self.run.id, call) for call in _open(self.told) if call.id not in settled and not self._idempotent(call)]
+        return (asked, new) if asked or new else None
+
+    def _idempotent(self, call: ToolCall) -> bool:
+        return self.crew.options.get(call.name, ToolOptions()).idempotent
+
+    async def _pause(self, asked: list[Requirement], new: list[Requirement]) -> RunOutput:
+        """End for now: the run waits for people."""
+        self._count()
+        entries = tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in new)
+        await self.run.end((), PAUSED, entries=entries, patch=HeadPatch(waiting=True))
+        return self.output(None, status=PAUSED, requirements=(*asked, *new))
+
+    def output(
+        self, content: Any, *, status: str = COMPLETED, requirements: tuple[Requirement, ...] = (), metrics: Metrics | None = None
+    ) -> RunOutput:
+        """The run's output as of now."""
+        return RunOutput(
+            content=content,
+            run_id=self.run.id,
+            session_id=self.session.id,
+            user_id=self.session.user_id,
+            agent=self.crew.name,
+            status=status,
+            requirements=requirements,
+            metrics=metrics or self._used,
+            messages=tuple(self.told),
+        )
+
+
+class Before(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run id has been used for: the messages `stored` under it that are still there, and what it waits for."""
+
+    version: int = 0
+    run: RunInfo | None = None
+    stored: list[Entry] = []
+    needs: Needs = Needs({}, {})
+
+    @property
+    def status(self) -> str | None:
+        return self.run.status if self.run else None
+
+    @property
+    def over(self) -> bool:
+        return self.status == COMPLETED
+
+    @property
+    def stale(self) -> set[int]:
+        """The seqs of a broken-off answer at the end, which another try says anew."""
+        found: set[int] = set()
+        for entry in reversed(self.stored):
+            message = entry.message()
+            if message.role != "assistant" or calls_of(message):
+                break
+            found.add(entry.seq)
+        return set() if self.over else found
+
+    def check(self, orders: Orders, session: Session) -> None:
+        """`UsageError` where the call is not one for this run."""
+        said = [it.message() for it in self.stored[: len(orders.input)]]
+        if orders.input and said and said != list(orders.input):
+            raise UsageError(f"run {orders.run_id!r} of {session.key} was begun with another input: leave run_id out to start another run")
+        if self.status == PAUSED and not orders.decisions and orders.input:
+            raise UsageError(f"run {orders.run_id!r} of {session.key} is paused: decide its requirements and continue_run")
+        if not self.over:
+            self.needs.check(orders.decisions)
+
+    def output(self, driving: Driving) -> RunOutput:
+        """The output of a run that is over."""
+        assert self.run is not None
+        driving.told = [entry.message() for entry in self.stored]
+        answers = [it.text for it in driving.told if it.role == "assistant"]
+        content = self.run.window.get("content", answers[-1] if answers else None)
+        return driving.output(content, metrics=self.run.metrics)
+
+
+_NOTHING = Before()
+
+
+def _open(messages: list[Message]) -> list[ToolCall]:
+    """The calls of the last answer that have no result."""
+    for place in range(len(messages) - 1, -1, -1):
+        if messages[place].role == "assistant":
+            answered = {it.id for message in messages[place:] for it in results_of(message)}
+            return [call for call in calls_of(messages[place]) if call.id not in answered]
+    return []
+
+
+def _supplied(asked: Requirement, decision: Decision) -> Message:
+    """The result a person gave for a call."""
+    return Message("tool", (ToolResult(decision.value, asked.call.id),), asked.call.name)

@@ -1,0 +1,80 @@
+"""The contract of an engine: who speaks to the model and runs the tools. One method; the rest of a run is the session layer's.
+
+An engine is a generator of steps. It is not asked for the next step before the last one is stored: so a tool starts when its call is in
+the session, and the model is asked again when every result is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from ..messages import Message
+from ..session import Session
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is asked: to go on from `messages`, which are valid for any provider, to the model's final answer.
+
+    `messages` ends with what the model has to answer, or with an assistant's calls of which those in `rerun` (by id) have to be executed
+    first; the others have their results there. `instructions` are not among them. `stream`: tell of partial answers too.
+    `tools` are as the agent was given them, each a function or something of the engine's own.
+    """
+
+    messages: tuple[Message, ...]
+    instructions: str | None = None
+    tools: tuple[Any, ...] = ()
+    rerun: frozenset[str] = frozenset()
+    stream: bool = False
+    session: Session
+    run_id: str
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """A piece of an answer that is not complete yet; `reasoning`: of what the model thinks."""
+
+    text: str
+    reasoning: bool = False
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """The model's whole answer to one request. `acts`: tools are about to be executed for it.
+
+    `before`: messages of the engine's own that were part of the request and are not stored yet (a request to correct an output).
+    """
+
+    message: Message
+    acts: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+    before: tuple[Message, ...] = ()
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """A tool has been executed: a message of role `tool` with its result."""
+
+    message: Message
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The end: `content` is the answer, text unless the engine was made for something else; then `plain` is the same as plain JSON."""
+
+    content: Any
+    plain: Any = None
+
+
+Step = Delta | Said | Answered | Done
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Anything with this one method."""
+
+    def run(self, turn: Turn) -> AsyncGenerator[Step]:
+        """The steps of one run. Each tool call of a `Said` that acts is answered by one `Answered`; `Done` comes last.
+
+        What it raises ends the run as an error; what was told before is kept. It is closed early when the run is cancelled.
+        """
+        ...

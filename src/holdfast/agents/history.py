@@ -1,0 +1,200 @@
+"""Which part of the past a model is sent: whole runs, the newest first, within bounds; always a history that providers accept.
+
+Pure functions over the entries of one bounded read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from .. import entries as kinds
+from ..entries import Entry
+from ..errors import InvalidValue
+from ..messages import Message, Text, ToolCall, ToolResult
+from ..runs import PAUSED, fold
+
+KINDS = (kinds.MESSAGE, kinds.RUN)
+PAGE = 256
+"""Entries read with a run's first commit. Only a `History` that asks for more than they hold costs another request."""
+DEEP_PAGE = 2048
+UNKNOWN = "No result was stored: the process ended while this ran. It may or may not have happened; do not repeat it without checking."
+"""What the model is told of a call whose result is lost."""
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the session's past a run sends: whole runs, the newest first, until one of the bounds is met; None is no bound.
+
+    `tokens` are estimated: one for every four bytes of text. A run that is longer than the bounds all by itself is sent in part.
+    Without any number the newest 256 entries of the log are looked at, within 32,000 tokens.
+    """
+
+    runs: int | None = None
+    messages: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and value >= 0):
+                raise InvalidValue(f"History({name}={value!r}): give a whole number, or leave it out for no bound")
+
+
+DEFAULT = History()
+_DEFAULT_TOKENS = 32_000
+
+
+class Past(msgspec.Struct, frozen=True):
+    """What was chosen. `ranges` are the seqs of what is sent, first and last of each stretch; `cut` says that there is more."""
+
+    messages: list[Message]
+    ranges: list[list[int]]
+    tokens: int
+    cut: bool
+
+    def record(self) -> dict[str, Any]:
+        """What the run remembers of it."""
+        return {"ranges": self.ranges, "messages": len(self.messages), "tokens": self.tokens, "cut": self.cut}
+
+
+class Group(msgspec.Struct):
+    """The messages of one run, or of one turn where no run was told of, with their seqs."""
+
+    messages: list[tuple[int, Message]]
+
+    @property
+    def tokens(self) -> int:
+        return sum(tokens_of(message) for _, message in self.messages)
+
+
+def choose(entries: list[Entry], history: History, own_run: str, *, whole: bool) -> tuple[Past, bool]:
+    """The past to send, out of `entries` (of `KINDS`, in order), and whether older entries could still be part of it.
+
+    `whole`: there is nothing before them. Messages of `own_run` and of paused runs are left out.
+    """
+    left_out = {own_run} | {run.id for run in fold([it for it in entries if it.kind == kinds.RUN], None) if run.status == PAUSED}
+    groups = list(_groups(entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out))
+    if not whole and len(groups) > 1:
+        groups = groups[1:]  # the oldest may have begun before what was read
+    taken, met = _newest(groups, history)
+    wants_more = not met and not whole and history != DEFAULT
+    pairs = [pair for group in taken for pair in group.messages]
+    sent = [message for _, message in pairs]
+    cut = not whole or len(pairs) < sum(len(group.messages) for group in groups)
+    return Past(sent, _ranges([seq for seq, _ in pairs]), sum(map(tokens_of, sent)), cut), wants_more
+
+
+def _groups(entries: Iterable[Entry]) -> Iterator[Group]:
+    """Runs as they are; what no run was told of, by turns that begin with a user."""
+    turn = 0
+
+    def place(entry: Entry) -> str | int:
+        nonlocal turn
+        if entry.run_id is not None:
+            return entry.run_id
+        turn += entry.message().role == "user"
+        return turn
+
+    for _, group in groupby(entries, key=place):
+        yield Group([(entry.seq, entry.message()) for entry in group])
+
+
+def _newest(groups: list[Group], history: History) -> tuple[list[Group], bool]:
+    """The newest whole groups within the bounds, in order; and whether a bound was met."""
+    taken: list[Group] = []
+    messages, tokens = 0, 0
+    most = _DEFAULT_TOKENS if history == DEFAULT else history.tokens
+    for group in reversed(groups):
+        messages, tokens = messages + len(group.messages), tokens + group.tokens
+        over = _over(len(taken) + 1, history.runs) or _over(messages, history.messages) or _over(tokens, most)
+        if over and not taken and not _over(1, history.runs):
+            return [_end_of(group, history.messages, most)], True
+        if over:
+            return taken[::-1], True
+        taken.append(group)
+    return taken[::-1], False
+
+
+def _over(value: int, most: int | None) -> bool:
+    return most is not None and value > most
+
+
+def _end_of(group: Group, messages: int | None, tokens: int | None) -> Group:
+    """The newest messages of a group that is too long by itself."""
+    end: list[tuple[int, Message]] = []
+    for pair in reversed(group.messages):
+        tokens = None if tokens is None else tokens - tokens_of(pair[1])
+        if _over(len(end) + 1, messages) or (tokens is not None and tokens < 0):
+            break
+        end.append(pair)
+    return Group(end[::-1])
+
+
+def tokens_of(message: Message) -> int:
+    """About how many tokens a model reads in `message`."""
+    return 4 + sum(len(part.content.encode()) if isinstance(part, Text) else len(msgspec.json.encode(part)) for part in message.parts) // 4
+
+
+def _ranges(seqs: list[int]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for seq in seqs:
+        if found and found[-1][1] == seq - 1:
+            found[-1][1] = seq
+        else:
+            found.append([seq, seq])
+    return found
+
+
+# --- validity --------------------------------------------------------------------------------------------------------
+
+
+def valid(messages: Iterable[Message], *, open: frozenset[str] = frozenset()) -> list[Message]:
+    """The messages as every provider accepts them: each tool call is followed at once by its results, and no result has no call.
+
+    Results are moved to their call, a call without one gets a result that says so (`UNKNOWN`), a result without a call is left out.
+    `open` are calls that are about to be executed: nothing is made up for them.
+    """
+    given = [message for message in messages if message.parts]
+    results = _results(given)
+    sent: list[Message] = []
+    for place, message in enumerate(given):
+        if message.role == "tool":
+            continue
+        sent.append(message)
+        sent += [answer for call in calls_of(message) if (answer := _answer(results, place, call, open)) is not None]
+    return sent
+
+
+def calls_of(message: Message) -> list[ToolCall]:
+    """The tool calls in a message."""
+    return [part for part in message.parts if isinstance(part, ToolCall)]
+
+
+def results_of(message: Message) -> list[ToolResult]:
+    """The tool results in a message."""
+    return [part for part in message.parts if isinstance(part, ToolResult)]
+
+
+def _results(messages: list[Message]) -> dict[str | None, list[tuple[int, Message]]]:
+    """By call id: each stored result as a message of its own, with its place."""
+    found: dict[str | None, list[tuple[int, Message]]] = {}
+    for place, message in enumerate(messages):
+        if message.role == "tool":
+            answers = results_of(message)
+            for answer in answers:
+                alone = message if len(answers) == 1 else Message("tool", (answer,), message.name)
+                found.setdefault(answer.id, []).append((place, alone))
+    return found
+
+
+def _answer(results: dict[str | None, list[tuple[int, Message]]], place: int, call: ToolCall, open: frozenset[str]) -> Message | None:
+    """The first unused result after the call; what stands for it where there is none."""
+    stored = results.get(call.id, [])
+    for at, (after, message) in enumerate(stored):
+        if after > place:
+            del stored[at]
+            return message
+    return None if call.id in open else Message("tool", (ToolResult(UNKNOWN, call.id),), call.name)

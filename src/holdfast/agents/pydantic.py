@@ -1,0 +1,177 @@
+"""The engine of every `Agent` that isn't given another: pydantic-ai's model calls, tool loop and streaming."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, TypeGuard, cast
+
+from pydantic_ai import Agent as PydanticAgent
+from pydantic_ai import Tool
+from pydantic_ai import messages as ai
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ToolFailed, UserError
+from pydantic_ai.models import Model, infer_model
+from pydantic_ai.run import AgentRun
+from pydantic_ai.tools import DeferredToolResults
+from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
+from pydantic_core import to_jsonable_python
+from pydantic_graph import End
+
+from ..errors import InvalidValue, MissingExtra
+from ..models import OpenAIChat, OpenAIResponses
+from . import native
+from .engine import Answered, Delta, Done, Said, Step, Turn
+from .tools import name_of, without_session
+
+
+class PydanticEngine:
+    """`model`: a name such as "openai:gpt-5.2", `OpenAIResponses`, `OpenAIChat`, a model object of pydantic-ai, or an agent of it.
+
+    An agent of pydantic-ai keeps its output type, tools, toolsets, capabilities and settings; ours are added.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.agent: PydanticAgent[Any, Any] = model if isinstance(model, PydanticAgent) else PydanticAgent(_model(model))
+        self._prepared: tuple[Any, list[Tool[Any]], list[AbstractToolset[Any]]] | None = None
+
+    def prepare(self, tools: tuple[Any, ...]) -> tuple[list[Tool[Any]], list[AbstractToolset[Any]]]:
+        """The engine's own tools and toolsets for `tools`; `InvalidValue` for a function no schema can be made for."""
+        if self._prepared is None or self._prepared[0] is not tools:
+            sets = [cast("AbstractToolset[Any]", it) for it in tools if isinstance(it, AbstractToolset)]
+            self._prepared = (tools, [_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets)
+        return self._prepared[1:]
+
+    async def run(self, turn: Turn) -> AsyncGenerator[Step]:
+        """As `Engine.run`."""
+        tools, sets = self.prepare(turn.tools)
+        history = native.requests(turn.messages)
+        async with self.agent.iter(
+            message_history=history,
+            deferred_tool_results=DeferredToolResults(approvals=dict.fromkeys(turn.rerun, True)) if turn.rerun else None,
+            instructions=turn.instructions,
+            toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
+            capabilities=[_failures],
+            conversation_id=turn.session.id,
+            run_id=turn.run_id,
+        ) as run:
+            node = run.next_node
+            stored = {id(part) for message in history for part in message.parts}
+            while not isinstance(node, End):
+                if PydanticAgent.is_model_request_node(node):
+                    if turn.stream:
+                        async with node.stream(run.ctx) as stream:
+                            async for event in stream:
+                                if (delta := _delta(event)) is not None:
+                                    yield delta
+                    before = node.request
+                    node = await run.next(node)
+                    if PydanticAgent.is_call_tools_node(node):
+                        yield _said(node.model_response, run, before, stored)
+                elif PydanticAgent.is_call_tools_node(node):
+                    async for answer in _answers(node, run, stored):
+                        yield answer
+                    node = await run.next(node)
+                else:
+                    node = await run.next(node)
+            assert run.result is not None
+            output = run.result.output
+            yield Done(output, None if isinstance(output, str) else to_jsonable_python(output, fallback=str))
+
+
+class _Failures(AbstractCapability[Any]):
+    """A tool that raises has answered: the model is told, and goes on."""
+
+    async def on_tool_execute_error(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, error: Exception) -> Any:
+        raise ToolFailed(f"{type(error).__name__}: {error}") from error
+
+
+_failures = _Failures()
+
+
+def _model(model: Any) -> Model:
+    """The engine's model object; every way it can be wrong is an `InvalidValue` or a `MissingExtra`."""
+    try:
+        if isinstance(model, OpenAIResponses | OpenAIChat):
+            return _openai(model)
+        if isinstance(model, Model | str):
+            return infer_model(cast("Any", model))
+    except ImportError as error:
+        raise MissingExtra(f'model={model!r} needs a client that is not installed: pip install "holdfast[openai]" ({error})') from error
+    except (UserError, ValueError) as error:
+        raise InvalidValue(f"model={model!r}: {error}") from error
+    raise InvalidValue(
+        f"model={model!r:.80}: give a name such as 'openai:gpt-5.2', OpenAIResponses(id=...), OpenAIChat(id=...), a model object of"
+        " pydantic-ai, or an engine"
+    )
+
+
+def _openai(model: OpenAIResponses | OpenAIChat) -> Model:
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    make = OpenAIResponsesModel if isinstance(model, OpenAIResponses) else OpenAIChatModel
+    settings: Any = model.settings or None
+    return make(model.id, provider=OpenAIProvider(base_url=model.base_url, api_key=model.api_key), settings=settings)
+
+
+def _tool(it: Any) -> Tool[Any]:
+    if isinstance(it, Tool):
+        return cast("Tool[Any]", it)
+    try:
+        return Tool(without_session(it))
+    except (UserError, TypeError, ValueError) as error:
+        raise InvalidValue(f"tool {name_of(it)!r}: {error}") from error
+
+
+def _delta(event: Any) -> Delta | None:
+    """What an event adds to the text, or to the reasoning, of the answer."""
+    part = event.part if isinstance(event, ai.PartStartEvent) else getattr(event, "delta", None)
+    if isinstance(part, ai.TextPart | ai.ThinkingPart):
+        return Delta(part.content, isinstance(part, ai.ThinkingPart)) if part.content else None
+    if isinstance(part, ai.TextPartDelta | ai.ThinkingPartDelta):
+        return Delta(part.content_delta, isinstance(part, ai.ThinkingPartDelta)) if part.content_delta else None
+    return None
+
+
+def _said(response: ai.ModelResponse, run: AgentRun[Any, Any], request: ai.ModelRequest, stored: set[int]) -> Said:
+    new = [part for part in request.parts if id(part) not in stored and not isinstance(part, ai.UserPromptPart)]
+    stored.update(id(part) for part in request.parts)
+    before = tuple(native.answered(part) if _is_answer(part) else native.noted(part) for part in new)
+    manager = run.ctx.deps.tool_manager
+    kinds = [tool.kind if (tool := manager.get_tool_def(call.tool_name)) else "unknown" for call in response.tool_calls]
+    return Said(
+        message=native.said(response),
+        acts=any(kind != "output" for kind in kinds),
+        input_tokens=response.usage.input_tokens,
+        output_tokens=response.usage.output_tokens,
+        before=before,
+    )
+
+
+def _is_answer(part: Any) -> TypeGuard[ai.ToolReturnPart[Any]]:
+    return isinstance(part, ai.ToolReturnPart)
+
+
+async def _answers(node: Any, run: AgentRun[Any, Any], stored: set[int]) -> AsyncGenerator[Step]:
+    """Each tool's answer as soon as it is there; when the tools are broken off, those that had answered first."""
+    try:
+        async with node.stream(run.ctx) as events:
+            async for event in events:
+                part = getattr(event, "part", None)
+                if _is_answer(part) and isinstance(event, ai.ToolResultEvent) and id(part) not in stored:
+                    stored.add(id(part))
+                    yield Answered(native.answered(part))
+    except GeneratorExit:
+        raise
+    except BaseException:
+        for part in _collected(run):
+            if id(part) not in stored:
+                stored.add(id(part))
+                yield Answered(native.answered(part))
+        raise
+
+
+def _collected(run: AgentRun[Any, Any]) -> list[ai.ToolReturnPart[Any]]:
+    """The answers of a batch of tools that was broken off."""
+    last = run.all_messages()[-1]
+    return [part for part in last.parts if _is_answer(part)] if last.state == "interrupted" else []

@@ -1,0 +1,106 @@
+"""A run as a stream: it goes on in a task of its own, and whoever reads it may be slow, or go away."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Self
+
+from ..errors import UsageError
+from .events import Event, RunEnded
+from .output import RunOutput
+
+
+class RunStream(AsyncIterator[Event]):
+    """The events of one run, in order; `await stream.output()` for what it gave.
+
+    The run begins when the stream is first used, and does not wait for its reader. Let go of (closed, left by an exception or no longer
+    referred to) before its end, it is cancelled: the input, what was stored and the status stay.
+    """
+
+    def __init__(self, events: Callable[[], AsyncGenerator[Event]]) -> None:
+        self._events = events
+        self._feed: _Feed | None = None
+        self._result: RunOutput | None = None
+
+    async def __aenter__(self) -> Self:
+        self._started()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def __anext__(self) -> Event:
+        event = await self._started().next()
+        if event is None:
+            raise StopAsyncIteration
+        if isinstance(event, RunEnded):
+            self._result = event.output
+        return event
+
+    async def output(self) -> RunOutput:
+        """The run's output: what is left of the stream is read to its end."""
+        async for _ in self:
+            pass
+        if self._result is None:
+            raise UsageError("this stream was closed before the run had ended: there is no output")
+        return self._result
+
+    async def aclose(self) -> None:
+        """Cancel the run if it is not over; it is recorded when this returns."""
+        if self._feed is not None:
+            await self._feed.stop()
+
+    def _started(self) -> _Feed:
+        if self._feed is None:
+            self._feed = _Feed()
+            task = asyncio.get_running_loop().create_task(self._feed.fill(self._events()))
+            self._feed.task = task
+            weakref.finalize(self, _Feed.let_go, self._feed).atexit = False
+        return self._feed
+
+
+class _Feed:
+    """What lies between the run's task and the stream's reader. It does not know the stream, so that nobody reading is noticed."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._ended = False
+
+    async def fill(self, events: AsyncGenerator[Event]) -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    self._queue.put_nowait(event)
+        finally:
+            self._queue.put_nowait(None)
+
+    async def next(self) -> Event | None:
+        """The next event, None after the last; raises what the run raised."""
+        if self._ended:
+            return None
+        event = await self._queue.get()
+        if event is None:
+            self._ended = True
+            assert self.task is not None
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(self.task)
+        return event
+
+    async def stop(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.wait({self.task})
+        self._ended = True
+        if not self.task.cancelled():
+            self.task.exception()  # seen: whoever closes a stream has asked for no more
+
+    def let_go(self) -> None:
+        """Nobody reads any more: called wherever the last reference went."""
+        if self.task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.task.cancel)

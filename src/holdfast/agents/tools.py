@@ -1,0 +1,106 @@
+"""Tools: plain typed functions, what may be said about one, and how a tool gets at the session."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast, get_type_hints, overload
+
+import msgspec
+
+from ..errors import InvalidValue
+from ..session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MARK = "__holdfast_tool__"
+
+
+class ToolOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a tool beside its signature. `idempotent`: executing it again does no harm."""
+
+    idempotent: bool = False
+
+
+@overload
+def tool(function: F, /) -> F: ...
+@overload
+def tool(*, idempotent: bool = False) -> Callable[[F], F]: ...
+def tool(function: Any = None, /, *, idempotent: bool = False) -> Any:
+    """Say more about a tool function. An `idempotent` one is executed again when a crash has left its outcome unknown.
+
+    A function needs this only for that: every typed function is a tool as it is.
+    """
+
+    def mark(function: F) -> F:
+        setattr(function, _MARK, ToolOptions(idempotent=idempotent))
+        return function
+
+    return mark if function is None else mark(function)
+
+
+def name_of(it: Any) -> str:
+    """What the model calls the tool."""
+    return str(getattr(it, "name", None) or getattr(it, "__name__", type(it).__name__))
+
+
+def options_of(it: Any) -> ToolOptions:
+    """What was said about a tool: by `@tool`, or in the `metadata` of a tool object (`{"idempotent": True}`)."""
+    said = getattr(it, _MARK, None) or getattr(getattr(it, "function", None), _MARK, None)
+    if said is not None:
+        return said
+    metadata = getattr(it, "metadata", None)
+    return ToolOptions(idempotent=isinstance(metadata, dict) and cast("dict[str, Any]", metadata).get("idempotent") is True)
+
+
+def checked_tools(tools: Sequence[Any]) -> tuple[Any, ...]:
+    """`tools` as a tuple; `InvalidValue` for something that can't be called, or for one name twice."""
+    if isinstance(tools, str) or not isinstance(tools, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+        raise InvalidValue(f"tools={tools!r:.80}: give a list of functions")
+    names: set[str] = set()
+    for it in tools:
+        if not (callable(it) or hasattr(it, "function") or hasattr(it, "get_tools")):
+            raise InvalidValue(f"tools: {it!r:.80} is no function: give a typed function, or a tool object of the engine")
+        if (name := name_of(it)) in names and not hasattr(it, "get_tools"):
+            raise InvalidValue(f"tools: two are called {name!r}: the model could not tell them apart; rename one")
+        names.add(name)
+    return tuple(tools)
+
+
+def without_session(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without the parameters typed `Session`, which the model must not see: they are filled in when it is called."""
+    hints = _hints(function)
+    mine = {name: hint for name, hint in hints.items() if name != "return" and _is_session(hint)}
+    if not mine:
+        return function
+    shown = [it for name, it in inspect.signature(function).parameters.items() if name not in mine]
+
+    def given() -> dict[str, Any]:
+        return {name: hint.current() for name, hint in mine.items()}
+
+    @wraps(function)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs, **given())
+
+    @wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs, **given())
+
+    call: Any = awaited if inspect.iscoroutinefunction(function) else plain
+    call.__annotations__ = {name: hint for name, hint in hints.items() if name not in mine}
+    call.__signature__ = inspect.signature(function).replace(parameters=shown)  # what inspect.signature reads
+    return call
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidValue(
+            f"tool {name_of(function)!r}: its annotation {error.name!r} can't be found: import it at the module's top"
+        ) from error
+
+
+def _is_session(hint: Any) -> bool:
+    """Whether a parameter of this type is the session: `holdfast.Session`, or its blocking form."""
+    return isinstance(hint, type) and (issubclass(hint, Session) or getattr(cast("Any", hint), "form_of", None) is Session)
