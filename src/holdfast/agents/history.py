@@ -60,14 +60,11 @@ class Past(msgspec.Struct, frozen=True):
         return {"ranges": self.ranges, "messages": len(self.messages), "tokens": self.tokens, "cut": self.cut}
 
 
-class Group(msgspec.Struct):
-    """The messages of one run, or of one turn where no run was told of, with their seqs."""
+class Group(msgspec.Struct, frozen=True):
+    """The messages of one run, or of one turn where no run was told of, with their seqs, and how long they are together."""
 
     messages: list[tuple[int, Message]]
-
-    @property
-    def tokens(self) -> int:
-        return sum(tokens_of(message) for _, message in self.messages)
+    tokens: int
 
 
 def choose(entries: list[Entry], history: History, own_run: str, *, whole: bool) -> tuple[Past, bool]:
@@ -84,7 +81,7 @@ def choose(entries: list[Entry], history: History, own_run: str, *, whole: bool)
     pairs = [pair for group in taken for pair in group.messages]
     sent = [message for _, message in pairs]
     cut = not whole or len(pairs) < sum(len(group.messages) for group in groups)
-    return Past(sent, _ranges([seq for seq, _ in pairs]), sum(map(tokens_of, sent)), cut), wants_more
+    return Past(sent, _ranges({seq for seq, _ in pairs}, entries), sum([group.tokens for group in taken]), cut), wants_more
 
 
 def _groups(entries: Iterable[Entry]) -> Iterator[Group]:
@@ -99,7 +96,11 @@ def _groups(entries: Iterable[Entry]) -> Iterator[Group]:
         return turn
 
     for _, group in groupby(entries, key=place):
-        yield Group([(entry.seq, entry.message()) for entry in group])
+        yield _group([(entry.seq, entry.message()) for entry in group])
+
+
+def _group(pairs: list[tuple[int, Message]]) -> Group:
+    return Group(pairs, sum([tokens_of(message) for _, message in pairs]))
 
 
 def _newest(groups: list[Group], history: History) -> tuple[list[Group], bool]:
@@ -130,21 +131,29 @@ def _end_of(group: Group, messages: int | None, tokens: int | None) -> Group:
         if _over(len(end) + 1, messages) or (tokens is not None and tokens < 0):
             break
         end.append(pair)
-    return Group(end[::-1])
+    return _group(end[::-1])
 
 
 def tokens_of(message: Message) -> int:
     """About how many tokens a model reads in `message`."""
-    return 4 + sum(len(part.content.encode()) if isinstance(part, Text) else len(msgspec.json.encode(part)) for part in message.parts) // 4
+    sizes = [len(part.content.encode()) if type(part) is Text else len(msgspec.json.encode(part)) for part in message.parts]
+    return 4 + sum(sizes) // 4
 
 
-def _ranges(seqs: list[int]) -> list[list[int]]:
+def _ranges(sent: set[int], entries: list[Entry]) -> list[list[int]]:
+    """The seqs of `sent` as stretches, first and last: what else lies in one are entries that are no messages."""
     found: list[list[int]] = []
-    for seq in seqs:
-        if found and found[-1][1] == seq - 1:
-            found[-1][1] = seq
-        else:
-            found.append([seq, seq])
+    reached = 0
+    for entry in entries:
+        together = found and entry.seq == reached + 1
+        if entry.seq in sent:
+            if together:
+                found[-1][1] = entry.seq
+            else:
+                found.append([entry.seq, entry.seq])
+            reached = entry.seq
+        elif together and entry.kind == kinds.RUN:
+            reached = entry.seq
     return found
 
 
