@@ -315,7 +315,10 @@ class SessionManager:
 # --- from a URL to a backend -----------------------------------------------------------------------------------------
 
 
-_SCHEMES = {"memory": "memory", "sqlite": "sqlite", "postgres": "postgres", "postgresql": "postgres"}
+_SCHEMES = {
+    **{"memory": "memory", "sqlite": "sqlite", "postgres": "postgres", "postgresql": "postgres"},
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), "redis"),
+}
 """Which module of `backends` understands a URL, by its scheme. Its `from_url` gives the backend, not yet connected."""
 
 
