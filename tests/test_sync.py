@@ -38,6 +38,7 @@ ENGINE = {
         "fence_of",
         "forget_claim",
         "holding",
+        "is_running_here",
         "key",
         "record_run",
         "run_log",
@@ -87,8 +88,8 @@ def instance_members(name: str) -> set[str]:
     agent = holdfast.Agent("test", store=store)
     made: dict[str, Any] = {"Store": store, "Session": session, "State": session.state, "Run": holdfast.Run(session, "r", None)}
     made |= {"Agent": agent, "Runner": agent.runner, "RunStream": agent.run("hello", stream=True)}
-    members: dict[str, Any] = vars(made.get(name, store.session_manager))
-    return {it for it in members if not it.startswith("_")}
+    it: object = made.get(name, store.session_manager)
+    return {member for member in vars(it) if not member.startswith("_")}
 
 
 @pytest.mark.parametrize("name", ["Store", "Session", "Run"])

@@ -405,6 +405,11 @@ class Session:
                 self._volatile.clear()
                 _current.set(outer)
 
+    def is_running_here(self) -> bool:
+        """Whether a run of this very session is under way around the caller."""
+        outer = _current.get()
+        return outer is not None and outer.backend is self.backend and outer.key == self.key
+
     @staticmethod
     def current() -> Session:
         """The session of the run that is under way here: in a tool, in a hook, in the body of `session.run`."""

@@ -28,6 +28,7 @@ from ..session import Session
 from .engine import Answered, Delta, Done, Engine, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
+from .line import in_line
 from .output import RunOutput
 from .requirements import SUPPLY, Decision, Needs, Requirement, entry_of, told, unknown
 from .tools import ToolOptions
@@ -82,30 +83,35 @@ class Driving:
 
     async def events(self) -> AsyncGenerator[Event]:
         """What happens, as it happens; the last is `RunEnded`."""
-        before = _NOTHING
-        patience = Patience(self.orders.wait)
-        while True:
-            if self.orders.supplied:
-                before = await self._look_back()
-                if before.over:
-                    yield RunEnded(before.output(self))
-                    return
-            try:
-                started = await self._start(before, patience.left())
-            except Conflict as conflict:
-                await patience.again(conflict)
-            else:
-                break
-        async with self.session.holding(self.run, self.orders.lease):
-            yield RunStarted(self.run.id, self.session.id, self.run.attempt)
-            if (waiting := self._waiting(before)) is not None:
-                yield RunEnded(await self._pause(*waiting))
+        before = await self._look_back() if self.orders.supplied else _NOTHING
+        if before.over:
+            yield RunEnded(before.output(self))
+            return
+        async with in_line(self.session, self.orders.wait) as patience:
+            started, before = await self._begin(before, patience)
+            if before.over:
+                yield RunEnded(before.output(self))
                 return
-            async with aclosing(self._drive(started, before)) as events:
-                async for event in events:
-                    yield event
+            async with self.session.holding(self.run, self.orders.lease):
+                yield RunStarted(self.run.id, self.session.id, self.run.attempt)
+                if (waiting := self._waiting(before)) is not None:
+                    yield RunEnded(await self._pause(*waiting))
+                    return
+                async with aclosing(self._drive(started)) as events:
+                    async for event in events:
+                        yield event
 
     # --- beginning ---
+
+    async def _begin(self, before: Before, patience: Patience) -> tuple[list[Entry], Before]:
+        """The first commit, and what was known of the run id when it went through; nothing is begun where the run is over by then."""
+        while not before.over:
+            try:
+                return await self._start(before, patience.left()), before
+            except Conflict as conflict:
+                await patience.again(conflict)
+                before = await self._look_back()
+        return [], before
 
     async def _look_back(self) -> Before:
         """What the session knows of this run id."""
@@ -169,7 +175,7 @@ class Driving:
 
     # --- in the middle ---
 
-    async def _drive(self, started: list[Entry], before: Before) -> AsyncGenerator[Event]:
+    async def _drive(self, started: list[Entry]) -> AsyncGenerator[Event]:
         past = await self._past(started)
         instructions = await self._instructions()
         if past is not None:

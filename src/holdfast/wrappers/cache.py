@@ -17,7 +17,7 @@ from ..forks import Forkable, watch_forks
 from ..rules import changes, select
 from .base import Wrapper
 
-_TAIL_ENTRIES = 256
+_TAIL_ENTRIES = 1024
 _TAIL_BYTES = 1 << 20
 _FIRST_READ = 64
 
@@ -74,6 +74,8 @@ class CachedBackend(Wrapper, Forkable):
         return answer if answer is not None else await self.inner.read(key, plan)
 
     async def commit(self, key: Key, commit: Commit) -> Outcome:
+        if commit.answer is not None and not commit.answer.blobs and commit.erase is None:
+            return await self._answered(key, commit, commit.answer)
         before = self._known.get(key)
         outcome = await self.inner.commit(key, commit)
         if outcome.head is None:
@@ -82,12 +84,31 @@ class CachedBackend(Wrapper, Forkable):
             self._keep(key, after)
         return outcome
 
+    async def _answered(self, key: Key, commit: Commit, plan: ReadPlan) -> Outcome:
+        """A commit that is to be answered: only what is not known yet is asked for."""
+        before = self._known.get(key)
+        limit = _first_limit(plan.entries)
+        news = _news(before) if before is not None else ReadPlan(state_since=0, entries=Window(limit=limit))
+        outcome = await self.inner.commit(key, msgspec.structs.replace(commit, answer=news))
+        told = outcome.snapshot
+        if told is None:
+            return outcome
+        if before is not None and told.head.incarnation == before.head.incarnation:
+            self.stats.hits += 1
+            known = self._keep(key, _merged(before, told))
+        elif before is None:
+            self.stats.misses += 1
+            known = self._keep(key, _fresh(told, limit))
+        else:
+            self._forget(key)
+            known = None
+        answer = known and _answer(known, plan)
+        return msgspec.structs.replace(outcome, snapshot=answer or await self.inner.read(key, plan))
+
     async def _current(self, key: Key, window: Window | None) -> _Known | None:
         known = self._known.get(key)
         if known is not None:
-            snapshot = await self.inner.read(
-                key, ReadPlan(state_since=known.head.version, entries=Window(after=known.head.seq, limit=_TAIL_ENTRIES))
-            )
+            snapshot = await self.inner.read(key, _news(known))
             if snapshot is None:
                 self._forget(key)
                 return None
@@ -95,12 +116,12 @@ class CachedBackend(Wrapper, Forkable):
                 self.stats.hits += 1
                 return self._keep(key, _merged(known, snapshot))
         self.stats.misses += 1
-        limit = max(_FIRST_READ, 2 * (window.limit or 0) if window else 0)
-        snapshot = await self.inner.read(key, ReadPlan(state_since=0, entries=Window(limit=min(limit, _TAIL_ENTRIES))))
+        limit = _first_limit(window)
+        snapshot = await self.inner.read(key, ReadPlan(state_since=0, entries=Window(limit=limit)))
         if snapshot is None:
             self._forget(key)
             return None
-        return self._keep(key, _fresh(snapshot, min(limit, _TAIL_ENTRIES)))
+        return self._keep(key, _fresh(snapshot, limit))
 
     def _keep(self, key: Key, known: _Known) -> _Known:
         with self._lock:
@@ -123,6 +144,16 @@ class CachedBackend(Wrapper, Forkable):
             if (old := self._known.pop(key, None)) is not None:
                 self.stats.bytes -= old.bytes
             self.stats.sessions = len(self._known)
+
+
+def _news(known: _Known) -> ReadPlan:
+    """What has to be asked to bring what is known up to date."""
+    return ReadPlan(state_since=known.head.version, entries=Window(after=known.head.seq, limit=_TAIL_ENTRIES))
+
+
+def _first_limit(window: Window | None) -> int:
+    """How many entries the first read of a session takes, so that windows like this one can be answered later."""
+    return min(max(_FIRST_READ, 2 * (window.limit or 0) if window else 0), _TAIL_ENTRIES)
 
 
 def _fresh(snapshot: Snapshot, limit: int) -> _Known:
