@@ -1,17 +1,17 @@
-"""Redis 8, Valkey 9 and a cluster keep every promise, by URL and by a client of the user's."""
+"""Redis 8, Valkey 9 and a cluster keep every promise, through the cache and through TLS too."""
 
 from collections.abc import Generator
 from functools import partial
 
 import pytest
 
+from holdfast.backend import Backend
 from holdfast.backends import redis
 from holdfast.ids import new_id
 from holdfast.testing import BackendSuite, Opener
+from holdfast.wrappers.cache import CachedBackend
 
-from ..servers.redis import redis8, server
-
-ALWAYS = "appendfsync=always"
+from ..servers.redis import certificates, cluster, redis8, server, tls_proxy, valkey9
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,47 @@ def redis_url() -> Generator[str]:
         yield it.url
 
 
+@pytest.fixture(scope="module")
+def valkey_url() -> Generator[str]:
+    with server(valkey9()) as it:
+        yield it.url
+
+
+@pytest.fixture(scope="module")
+def cluster_url() -> Generator[str]:
+    with cluster(redis8()) as it:
+        yield it.url
+
+
 class TestRedis(BackendSuite):
+    """Where the server says that it flushes every write."""
+
     @pytest.fixture
     def opener(self, redis_url: str) -> Opener:
-        return partial(redis.from_url, f"{redis_url}?{ALWAYS}&prefix={new_id()}:")
+        return partial(redis.from_url, f"{redis_url}?appendfsync=always&prefix={new_id()}:")
+
+
+class TestValkey(BackendSuite):
+    """Where every commit asks to be flushed."""
+
+    @pytest.fixture
+    def opener(self, valkey_url: str) -> Opener:
+        return partial(redis.from_url, f"{valkey_url}?waitaof=1&prefix={new_id()}:")
+
+
+class TestCluster(BackendSuite):
+    """Three primaries, and every commit flushed by a replica too."""
+
+    @pytest.fixture
+    def opener(self, cluster_url: str) -> Opener:
+        return partial(redis.from_url, f"{cluster_url}&waitaof=1&wait=1&prefix={new_id()}:")
+
+
+def cached(url: str) -> Backend:
+    return CachedBackend(redis.from_url(url), 3)
+
+
+class TestCachedRedis(BackendSuite):
+    @pytest.fixture
+    def opener(self, redis_url: str) -> Opener:
+        return partial(cached, f"{redis_url}?appendfsync=always&prefix={new_id()}:")

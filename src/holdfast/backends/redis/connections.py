@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -33,10 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
 
     def make(self, address: Address) -> AbstractConnection:
-        if not issubclass(self.kind, Connection):
-            return self.kind(**self.options)
-        host, port = address
-        return self.kind(**self.options | {"host": host, "port": port})
+        place: dict[str, Any] = dict(zip(("host", "port"), address, strict=True)) if issubclass(self.kind, Connection) else {}
+        return self.kind(**self.options, **place)
 
 
 OWN_WAY: dict[str, Any] = {
@@ -168,9 +166,6 @@ async def _usable(connection: AbstractConnection) -> bool:
 
 
 def _descriptor(connection: AbstractConnection) -> int:
-    writer: asyncio.StreamWriter | None = connection._writer  # pyright: ignore[reportPrivateUsage]  # it has no public name
-    socket = writer and writer.get_extra_info("socket")
-    return socket.fileno() if socket else -1
-
-
-Make = Callable[[Address], Pool]
+    writer: Any = connection._writer  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]  # it has no public name
+    socket = None if writer is None else writer.get_extra_info("socket")
+    return -1 if socket is None else int(socket.fileno())

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -162,12 +163,13 @@ def packed(it: NewEntry | Entry) -> bytes:
     return _pack((it.id, it.agent, it.time, it.body))
 
 
-def unpacked(row: list[list[bytes]], hidden: bool = False) -> Entry:
+def unpacked(row: Any, hidden: bool = False) -> Entry:
     """An entry of the log: `[id, [kind, run, "", packed]]`."""
-    place, fields = row
-    seq, _, version = place.partition(b"-")  # type: ignore[attr-defined]
+    place: bytes = row[0]
+    kind, run, _, rest = row[1]
+    seq, _, version = place.partition(b"-")
     try:
-        id, agent, time, body = _unpack(fields[3])
-    except (msgspec.DecodeError, IndexError) as error:
+        id, agent, time, body = _unpack(rest)
+    except msgspec.DecodeError as error:
         raise Corrupt(f"entry {int(seq)} of a log is not readable: {error}") from error
-    return Entry(int(seq), id, fields[0].decode(), body, fields[1].decode() or None, agent, time, int(version), hidden)
+    return Entry(int(seq), id, unplain(kind), body, run.decode() or None, agent, time, int(version), hidden)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
@@ -35,27 +37,31 @@ class Row(NamedTuple):
 
 
 async def page(loop: Loop, names: Layout, filter: Filter, cursor: str | None, limit: int) -> Page:
-    """One page, newest created first; at most about `_PAGE_WORK` sessions are looked at."""
-    words, below = _index(filter), _below(cursor)
+    """One page, newest created first; at most `_PAGE_WORK` sessions are looked at."""
     items: list[tuple[str, Head]] = []
-    looked = 0
-    while True:
-        rows, complete = await _rows(loop, names, words, below, max(_LEAST, 2 * limit // BUCKETS))
-        for start in range(0, len(rows), limit or 1):
-            part = rows[start : start + (limit or 1)]
-            for row, head in await _heads(loop, names, words, part):
-                if head is not None and matches(filter, head):
-                    items.append((key_of(row.member).session_id, head))
-                below = row[:2]
-                looked += 1
-                if len(items) == limit and row != rows[-1]:
-                    return Page(items, "{}.{}".format(*below))
-            if looked >= _PAGE_WORK and part[-1] != rows[-1]:
-                return Page(items, "{}.{}".format(*below))
-        if complete:
-            return Page(items, None)
-        if len(items) >= limit or looked >= _PAGE_WORK:
-            return Page(items, "{}.{}".format(*below))
+    last: Row | None = None
+    async with aclosing(_walk(loop, names, _index(filter), _below(cursor), limit + 1)) as rows:
+        looked = 0
+        async for row, head in rows:
+            if last is not None and (len(items) == limit or looked == _PAGE_WORK):
+                return Page(items, f"{last.number}.{last.bucket}")
+            last, looked = row, looked + 1
+            if head is not None and matches(filter, head):
+                items.append((key_of(row.member).session_id, head))
+    return Page(items, None)
+
+
+async def _walk(
+    loop: Loop, names: Layout, words: bytes, below: tuple[int, int] | None, at_once: int
+) -> AsyncGenerator[tuple[Row, Head | None]]:
+    """Every row below a place with its living head, the newest first; so many heads are read at once."""
+    complete = False
+    while not complete:
+        rows, complete = await _rows(loop, names, words, below, max(_LEAST, 2 * at_once // BUCKETS))
+        for start in range(0, len(rows), at_once):
+            for found in await _heads(loop, names, words, rows[start : start + at_once]):
+                yield found
+        below = rows[-1][:2] if rows else below
 
 
 def _index(filter: Filter) -> bytes:
@@ -95,9 +101,9 @@ def _question(name: bytes, bucket: int, below: tuple[int, int] | None, each: int
 async def _heads(loop: Loop, names: Layout, words: bytes, rows: list[Row]) -> list[tuple[Row, Head | None]]:
     """The living head of each row; None where it is another session's by now, or nobody's, and then the row goes too."""
     keys = [key_of(row.member) for row in rows]
-    asked: list[tuple[int, Packed]] = [
-        (SLOTS[row.bucket], [b"HMGET", _key(names, key, HEAD), b"n", b"head"]) for row, key in zip(rows, keys, strict=True)
-    ]
+    asked: list[tuple[int, Packed]] = []
+    for row, key in zip(rows, keys, strict=True):
+        asked.append((SLOTS[row.bucket], [b"HMGET", _key(names, key, HEAD), b"n", b"head"]))
     time, found, stale = now(), list[tuple[Row, Head | None]](), list[tuple[int, Packed]]()
     for row, key, (number, data) in zip(rows, keys, _fine(loop, await loop.nodes.send_all(asked)), strict=True):
         if number is None or int(number) != row.number:

@@ -19,6 +19,14 @@ _SEEN_BYTES = 16 * 1024
 _PATIENCE = 10.0
 
 
+class _Line:
+    """Those who wait to write one session, and the one who does."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.length = 0
+
+
 class Loop:
     """One event loop's share of a store."""
 
@@ -26,7 +34,7 @@ class Loop:
         self.nodes = nodes
         self.running = asyncio.get_running_loop()
         self._seen: OrderedDict[Key, Seen] = OrderedDict()
-        self._turns: dict[Key, asyncio.Lock] = {}
+        self._lines: dict[Key, _Line] = {}
         self._end: AsyncGenerator[None] | None = None
 
     def seen(self, key: Key) -> Seen:
@@ -45,13 +53,15 @@ class Loop:
     @asynccontextmanager
     async def turn(self, key: Key) -> AsyncGenerator[None]:
         """Those of this loop that write one session do so one after another, as they came: they would only refuse each other."""
-        lock = self._turns.get(key) or self._turns.setdefault(key, asyncio.Lock())
+        line = self._lines.get(key) or self._lines.setdefault(key, _Line())
+        line.length += 1
         try:
-            async with lock:
+            async with line.lock:
                 yield
         finally:
-            if not lock.locked() and not lock._waiters:  # pyright: ignore  # the next one in line has not woken up yet
-                self._turns.pop(key, None)
+            line.length -= 1
+            if not line.length:
+                del self._lines[key]
 
     async def close(self) -> None:
         for pool in self.nodes.pools():

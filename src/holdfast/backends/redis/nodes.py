@@ -150,11 +150,13 @@ class ClusterNodes:
 
     def _redirected(self, slot: int, trouble: ResponseError) -> Address | None:
         """Remember where a slot has moved to; where to ask just once."""
+        if not isinstance(trouble, AskError):
+            return None
+        where: Address = str(trouble.host), trouble.port  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # untyped
         if isinstance(trouble, MovedError):
-            self._moved[slot] = trouble.host, trouble.port
-        elif isinstance(trouble, AskError):
-            return trouble.host, trouble.port
-        return None
+            self._moved[slot] = where
+            return None
+        return where
 
     async def _learn(self, learnt: int, *, patient: bool = False) -> None:
         """Ask one node after another for the slots, unless somebody has since `learnt`. `patient`: none answering is no error yet."""

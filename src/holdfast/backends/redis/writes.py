@@ -13,6 +13,7 @@ from . import layout
 from .layout import BLOBS, BOOK_0, COMMITS_PER_BOOK, HEAD, NAMES, STATE, TOMBS, VERSIONS, Layout, Place
 from .plans import NO_PLAN, span, words
 
+_NEVER = (b"", b"", b"")
 _encode_head = msgspec.json.Encoder().encode
 
 
@@ -72,7 +73,7 @@ class Steps:
 
 
 def _request(
-    place: Place, commit: Commit, taken: bytes, steps: Steps, *, look: bool, ends: tuple[bytes, bytes, bytes], plan: bool
+    place: Place, commit: Commit, taken: bytes, steps: Steps, *, look: bool, ends: tuple[bytes, bytes, bytes] = _NEVER, plan: bool = True
 ) -> Request:
     strict = {put.key: put.if_version for put in commit.puts if put.if_version is not None}
     arguments = [commit.id.encode(), b"1" if look else b"0", taken, b"" if commit.create is None else b"%d" % commit.create.incarnation]
@@ -88,7 +89,7 @@ def _request(
 
 def question(place: Place, commit: Commit, *, look: bool) -> Request:
     """What is so: a commit that takes a head to be there that nobody ever wrote. A repetition is answered."""
-    return _request(place, commit, b"?", Steps(place), look=look, ends=(b"", b"", b""), plan=True)
+    return _request(place, commit, b"?", Steps(place), look=look)
 
 
 def request(
@@ -109,7 +110,7 @@ def request(
         steps.add(b"end", b"%d" % stored.incarnation)
     if after is None:
         _unlist(steps, names, place, stored)
-        made = _request(place, commit, seen.mark, steps, look=look, ends=(b"", b"", b""), plan=False)
+        made = _request(place, commit, seen.mark, steps, look=look, plan=False)
         return msgspec.structs.replace(made, seen=Seen())
     if living is None:
         _unlist_old(steps, names, place, stored, after)
@@ -130,7 +131,7 @@ def request(
     steps.do(b"HSET", HEAD, b"head", data, b"mark", mark, b"floor", b"%d" % after.floor, b"expires", expires)
     if living is None or after.version > living.version:
         _record(steps, commit, after)
-    made = _request(place, commit, seen.mark, steps, look=look, ends=_ends(stored, after), plan=True)
+    made = _request(place, commit, seen.mark, steps, look=look, ends=_ends(stored, after))
     return replace(made, after=after, seen=Seen(mark, data))
 
 
