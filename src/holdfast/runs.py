@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -96,17 +96,16 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
     return [_as_it_is(run, claim) for run in runs.values()]
 
 
-def with_instructions(entries: Iterable[Entry]) -> Iterator[Entry | str]:
+def with_instructions(entries: list[Entry]) -> Iterator[Entry | str]:
     """The messages among `entries`, and before those of a run the key of its instructions where they are others than the last run's."""
+    told = {entry.run_id: key for entry in entries if entry.kind == RUN and (key := _event(entry).window.get("instructions"))}
     known: str | None = None
     for entry in entries:
         if entry.kind != RUN:
             yield entry
-            continue
-        key = _event(entry).window.get("instructions", known)
-        if key != known:
+        elif (key := told.get(entry.run_id, known)) != known and key is not None:
             yield key
-        known = key
+            known = key
 
 
 def _event(entry: Entry) -> RunEvent:

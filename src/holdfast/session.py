@@ -399,7 +399,8 @@ class Session:
                 if not run.ended:
                     await run.finish()
             except BaseException as error:
-                await runs.through(run.fail(error))
+                if not run.ended:
+                    await runs.through(run.fail(error))
                 raise
             finally:
                 self._volatile.clear()
@@ -408,7 +409,7 @@ class Session:
     def is_running_here(self) -> bool:
         """Whether a run of this very session is under way around the caller."""
         outer = _current.get()
-        return outer is not None and outer.backend is self.backend and outer.key == self.key
+        return outer is not None and outer._fence is not None and outer.backend is self.backend and outer.key == self.key
 
     @staticmethod
     def current() -> Session:

@@ -66,6 +66,7 @@ class Agent:
         own = checked_tools(tools)
         self._crew = Crew(
             name=self.name,
+            store=self.store,
             engine=_engine(model, own),
             model=_model_name(model),
             instructions=instructions,
@@ -117,8 +118,9 @@ class Agent:
 
         The input is stored before the model is called, every tool's result before the model is asked again. One run at a time on a
         session: another waits up to `wait` seconds, then raises `SessionBusy` (0: at once). `run_id`: your own, to make a call safe to
-        repeat: a completed run is returned, one under way is `SessionBusy`, one that failed goes on from what is stored. What the model's
-        client raises is raised on, recorded as the run's error. Raises `SessionNotFound` on a session of another user.
+        repeat: a completed run is returned, a paused one as it waits, one under way is `SessionBusy`, one that failed goes on from what is
+        stored. What the model's client raises is raised on, recorded as the run's error. Raises `SessionNotFound` on a session of
+        another user.
         """
         orders = Orders(
             session=self._session(session, session_id, user_id),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from hashlib import blake2b
 from typing import Any, cast
@@ -19,12 +19,13 @@ import msgspec
 from .. import entries as kinds
 from ..backend import BlobPut, HeadPatch, Range, ReadPlan, Window
 from ..entries import INSTRUCTIONS, Entry
-from ..errors import Conflict, SessionNotFound, UsageError
+from ..errors import Conflict, OutcomeUnknown, SessionNotFound, UsageError
 from ..ids import now
 from ..messages import Message, Text, ToolCall, ToolResult
 from ..running import Run
-from ..runs import COMPLETED, LEASE, PAUSED, RUNNING, Metrics, Patience, RunInfo
+from ..runs import COMPLETED, LEASE, PAUSED, RUNNING, Metrics, Patience, RunInfo, through
 from ..session import Session
+from ..store import Store
 from .engine import Answered, Delta, Done, Engine, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
@@ -34,6 +35,7 @@ from .requirements import SUPPLY, Decision, Needs, Requirement, entry_of, told, 
 from .tools import ToolOptions
 
 Instructions = str | Callable[..., Any] | None
+_SETTLED = (COMPLETED, PAUSED)
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,7 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     """What of an agent a run needs."""
 
     name: str | None
+    store: Store
     engine: Engine
     model: str
     instructions: Instructions
@@ -80,32 +83,37 @@ class Driving:
         self._began = time.perf_counter()
         self._used = Metrics()
         self._blobs: tuple[BlobPut, ...] = ()
+        self._acting = False
+        self._result: RunOutput | None = None
 
     async def events(self) -> AsyncGenerator[Event]:
         """What happens, as it happens; the last is `RunEnded`."""
+        await self.crew.store.tidy()
         before = await self._look_back() if self.orders.supplied else _NOTHING
-        if before.over:
-            yield RunEnded(before.output(self))
+        if not before.settled:
+            async with in_line(self.session, self.orders.wait) as patience:
+                started, before = await self._begin(before, patience)
+                if not before.settled:
+                    async with self.session.holding(self.run, self.orders.lease), aclosing(self._body(started, before)) as events:
+                        async for event in events:
+                            yield event
+        yield RunEnded(before.output(self) if self._result is None else self._result)
+
+    async def _body(self, started: list[Entry], before: Before) -> AsyncGenerator[Event]:
+        """The run once it has begun."""
+        yield RunStarted(self.run.id, self.session.id, self.run.attempt)
+        if (waiting := self._waiting(before)) is not None:
+            await self._pause(*waiting)
             return
-        async with in_line(self.session, self.orders.wait) as patience:
-            started, before = await self._begin(before, patience)
-            if before.over:
-                yield RunEnded(before.output(self))
-                return
-            async with self.session.holding(self.run, self.orders.lease):
-                yield RunStarted(self.run.id, self.session.id, self.run.attempt)
-                if (waiting := self._waiting(before)) is not None:
-                    yield RunEnded(await self._pause(*waiting))
-                    return
-                async with aclosing(self._drive(started)) as events:
-                    async for event in events:
-                        yield event
+        async with aclosing(self._drive(started)) as events:
+            async for event in events:
+                yield event
 
     # --- beginning ---
 
     async def _begin(self, before: Before, patience: Patience) -> tuple[list[Entry], Before]:
-        """The first commit, and what was known of the run id when it went through; nothing is begun where the run is over by then."""
-        while not before.over:
+        """The first commit, and what was known of the run id when it went through; nothing is begun where it is settled by then."""
+        while not before.settled:
             try:
                 return await self._start(before, patience.left()), before
             except Conflict as conflict:
@@ -127,7 +135,8 @@ class Driving:
             raise self.run.under_way()
         there = [it for it in found if not it.hidden]
         stored = [it for it in there if it.kind == kinds.MESSAGE]
-        before = Before(version=self.session.version, run=run, stored=stored, needs=told(there))
+        going_on = self.orders.decisions or run.status not in _SETTLED
+        before = Before(version=self.session.version, run=run, stored=stored, needs=told(there), settled=not going_on)
         before.check(self.orders, self.session)
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
         return before
@@ -195,7 +204,7 @@ class Driving:
         async with aclosing(self.crew.engine.run(turn)) as steps:
             async for step in steps:
                 if isinstance(step, Done):
-                    yield RunEnded(await self._finish(step))
+                    await self._finish(step)
                     return
                 for event in await self._step(step):
                     yield event
@@ -256,11 +265,22 @@ class Driving:
         """Take a message of the run in: stored now, or with the next commit."""
         self.told.append(message)
         self._pending.append(message)
+        self.run.unsaved = tuple(self._pending)
         if at_once:
-            stored, self._pending, self.run.unsaved = tuple(self._pending), [], ()
-            await self.run.add(stored, blobs=self._taken_blobs())
-        else:
-            self.run.unsaved = tuple(self._pending)
+            await self._stored(self.run.add(self.run.unsaved, blobs=self._taken_blobs()))
+
+    async def _stored(self, writing: Coroutine[Any, Any, Any]) -> None:
+        """End a write that holds all that is pending, also when this task is cancelled meanwhile: what is stored is not stored again."""
+
+        async def write() -> None:
+            try:
+                await writing
+            except OutcomeUnknown:
+                self.run.unsaved = ()
+                raise
+            self._pending, self.run.unsaved = [], ()
+
+        await through(write())
 
     def _taken_blobs(self) -> tuple[BlobPut, ...]:
         blobs, self._blobs = self._blobs, ()
@@ -273,13 +293,12 @@ class Driving:
 
     # --- the end ---
 
-    async def _finish(self, done: Done) -> RunOutput:
+    async def _finish(self, done: Done) -> None:
         self._count()
         if not isinstance(done.content, str):
             self.run.window["content"] = done.plain
-        self.run.unsaved = ()
-        await self.run.end(tuple(self._pending), blobs=self._taken_blobs())
-        return self.output(done.content)
+        self._result = self.output(done.content)
+        await self._stored(self.run.end(tuple(self._pending), blobs=self._taken_blobs()))
 
     def _waiting(self, before: Before) -> tuple[list[Requirement], list[Requirement]] | None:
         """What has to be decided before this run can go on, if anything: what was asked before, and what is asked for now."""
@@ -293,12 +312,12 @@ class Driving:
     def _idempotent(self, call: ToolCall) -> bool:
         return self.crew.options.get(call.name, ToolOptions()).idempotent
 
-    async def _pause(self, asked: list[Requirement], new: list[Requirement]) -> RunOutput:
+    async def _pause(self, asked: list[Requirement], new: list[Requirement]) -> None:
         """End for now: the run waits for people."""
         self._count()
         entries = tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in new)
-        await self.run.end((), PAUSED, entries=entries, patch=HeadPatch(waiting=True))
-        return self.output(None, status=PAUSED, requirements=(*asked, *new))
+        self._result = self.output(None, status=PAUSED, requirements=(*asked, *new))
+        await through(self.run.end((), PAUSED, entries=entries, patch=HeadPatch(waiting=True)))
 
     def output(
         self, content: Any, *, status: str = COMPLETED, requirements: tuple[Requirement, ...] = (), metrics: Metrics | None = None
@@ -318,20 +337,20 @@ class Driving:
 
 
 class Before(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run id has been used for: the messages `stored` under it that are still there, and what it waits for."""
+    """What a run id has been used for: the messages `stored` under it that are still there, and what it waits for.
+
+    `settled`: there is nothing to do, the run is over or waits for decisions that did not come.
+    """
 
     version: int = 0
     run: RunInfo | None = None
+    settled: bool = False
     stored: list[Entry] = []
     needs: Needs = Needs({}, {})
 
     @property
     def status(self) -> str | None:
         return self.run.status if self.run else None
-
-    @property
-    def over(self) -> bool:
-        return self.status == COMPLETED
 
     @property
     def stale(self) -> set[int]:
@@ -342,25 +361,22 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
             if message.role != "assistant" or calls_of(message):
                 break
             found.add(entry.seq)
-        return set() if self.over else found
+        return found
 
     def check(self, orders: Orders, session: Session) -> None:
         """`UsageError` where the call is not one for this run."""
         said = [it.message() for it in self.stored[: len(orders.input)]]
         if orders.input and said and said != list(orders.input):
             raise UsageError(f"run {orders.run_id!r} of {session.key} was begun with another input: leave run_id out to start another run")
-        if self.status == PAUSED and not orders.decisions and orders.input:
-            raise UsageError(f"run {orders.run_id!r} of {session.key} is paused: decide its requirements and continue_run")
-        if not self.over:
-            self.needs.check(orders.decisions)
+        self.needs.check(orders.decisions)
 
     def output(self, driving: Driving) -> RunOutput:
-        """The output of a run that is over."""
+        """The output of a run that is settled."""
         assert self.run is not None
         driving.told = [entry.message() for entry in self.stored]
         answers = [it.text for it in driving.told if it.role == "assistant"]
-        content = self.run.window.get("content", answers[-1] if answers else None)
-        return driving.output(content, metrics=self.run.metrics)
+        content = self.run.window.get("content", answers[-1] if answers and self.status == COMPLETED else None)
+        return driving.output(content, status=self.run.status, requirements=tuple(self.needs.open), metrics=self.run.metrics)
 
 
 _NOTHING = Before()
