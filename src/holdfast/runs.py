@@ -17,7 +17,7 @@ import msgspec
 
 from .backend import Claim
 from .entries import RUN, Entry
-from .errors import Corrupt
+from .errors import Corrupt, InvalidValue
 from .ids import now
 
 T = TypeVar("T")
@@ -124,6 +124,8 @@ class Patience:
     """How long to wait for somebody else's claim, and when to take it over."""
 
     def __init__(self, wait: float) -> None:
+        if not (isinstance(wait, int | float) and wait >= 0):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise InvalidValue(f"wait={wait!r:.80}: give the seconds to wait at most, 0 for none")
         self._deadline = time.monotonic() + wait
         self._seen: tuple[int, int] | None = None
         self._since = 0.0

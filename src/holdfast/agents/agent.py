@@ -210,7 +210,8 @@ class Agent:
             raise InvalidValue(f"give either session= or session_id={session_id!r}, not both")
         if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidValue(f"session={session!r:.80} is no Session: write session_id={session!r:.80}, or agent.create_session()")
-        return self.store.handle(session if session is not None else session_id or self.session_id, user_id=user_id)
+        named = self.session_id if session_id is None else session_id
+        return self.store.handle(named if session is None else session, user_id=user_id)
 
     # --- sessions ---
 
@@ -277,7 +278,7 @@ class Agent:
     def _id(self, session_id: str | None) -> str:
         if session_id is None and self.session_id is None:
             raise InvalidValue("give session_id=..., or give the agent one when you make it")
-        return session_id or self.session_id or ""
+        return (self.session_id or "") if session_id is None else session_id
 
 
 class Runner:
@@ -301,6 +302,8 @@ def _store(store: Store | str | None, *, cache: bool) -> Store:
 
 
 def _engine(model: Any, tools: tuple[Any, ...]) -> Engine:
+    if isinstance(model, Agent | type):
+        raise InvalidValue(f"model={model!r:.80}: give a model or an engine, not an agent of ours and not a class")
     if isinstance(model, Engine) and not hasattr(model, "iter"):
         return model
     try:
