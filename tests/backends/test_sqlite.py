@@ -64,6 +64,18 @@ async def test_concurrent_commits_share_their_flushes(tmp_path: Path) -> None:
     assert 10 <= flushes < 640 / 8
 
 
+async def test_a_relative_path_means_the_folder_in_which_the_backend_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection that reads is opened by the first read, wherever the process has gone meanwhile."""
+    monkeypatch.chdir(tmp_path)
+    backend, key = SQLiteBackend("store.db"), fresh()
+    await created(backend, key)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (await read(backend, key)).head.version == 1
+    await backend.close()
+    assert os.listdir() == []
+
+
 async def test_room_ahead_of_the_log_is_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where flushes count, the log's file is longer than the log. What a crash would leave is whole, and whoever reads it sees no zeros."""
     for name in ("_IN_PLACE_SECONDS", "_SLOW_SECONDS"):

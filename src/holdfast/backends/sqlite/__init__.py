@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from os.path import expanduser
+from os.path import abspath, expanduser
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -66,7 +66,7 @@ class SQLiteBackend(Forkable):
     capabilities = Capabilities(durable=True, multi_process=True, watch=True, in_place=True)
 
     def __init__(self, path: str, *, synchronous: str = "full", busy_timeout: float = 30.0, vfs: str | None = None) -> None:
-        self.path = path
+        self.path = path = abspath(path)  # the folder of the process may change, and connections are opened at any time
         self.writer = Writer(path, patience=busy_timeout, synchronous=synchronous, vfs=vfs)
         self._readers = Readers(path, synchronous, vfs)
         self._patience = busy_timeout
