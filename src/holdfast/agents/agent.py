@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any, Literal, overload
@@ -18,7 +18,7 @@ from ..store import Store
 from . import naming
 from .driving import Crew, Driving, Instructions, Orders
 from .engine import Engine, Said, Turn
-from .events import RunEnded
+from .events import Event, RunEnded
 from .history import DEFAULT, History
 from .output import RunOutput
 from .requirements import Decision
@@ -191,17 +191,13 @@ class Agent:
 
     def _begun(self, orders: Orders) -> Coroutine[Any, Any, RunOutput] | RunStream:
         driving = Driving(self._crew, orders)
-        return RunStream(driving.events) if orders.stream else self._folded(driving)
+        return RunStream(lambda: _explained(driving)) if orders.stream else self._folded(driving)
 
     async def _folded(self, driving: Driving) -> RunOutput:
-        try:
-            async with aclosing(driving.events()) as events:
-                async for event in events:
-                    if isinstance(event, RunEnded):
-                        return event.output
-        except Exception as error:
-            _explain(error, driving)
-            raise
+        async with aclosing(_explained(driving)) as events:
+            async for event in events:
+                if isinstance(event, RunEnded):
+                    return event.output
         raise HoldfastError(f"run {driving.run.id!r} ended without an output")  # a stream of events always ends with one, or raises
 
     def _session(self, session: Session | None, session_id: str | None, user_id: str | None) -> Session:
@@ -338,10 +334,16 @@ def _blank(message: Message) -> bool:
     return all(getattr(part, "content", None) == "" for part in message.parts)
 
 
-def _explain(error: Exception, driving: Driving) -> None:
-    """Tell who catches an error where the run is."""
-    if not isinstance(error, HoldfastError):
-        error.add_note(
-            f"The run is stored: run_id={driving.run.id!r}, session_id={driving.session.id!r}."
-            " Call run again with this run_id to go on from what is stored."
-        )
+async def _explained(driving: Driving) -> AsyncGenerator[Event]:
+    """The run's events; an error tells who catches it where the run is."""
+    try:
+        async with aclosing(driving.events()) as events:
+            async for event in events:
+                yield event
+    except Exception as error:
+        if not isinstance(error, HoldfastError):
+            error.add_note(
+                f"The run is stored: run_id={driving.run.id!r}, session_id={driving.session.id!r}."
+                " Call run again with this run_id to go on from what is stored."
+            )
+        raise
