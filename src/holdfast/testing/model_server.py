@@ -214,7 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            return self._send(400, _error("the request's body is not a JSON object", "invalid_request_error"))
+            with suppress(ConnectionError):  # a client that has gone in the middle of its request
+                self._send(400, _error("the request's body is not a JSON object", "invalid_request_error"))
+            return None
         models = cast(_Server, self.server).models
         headers = {name.lower(): value for name, value in self.headers.items() if name.lower() not in ("authorization", "cookie")}
         request = models.received("POST", self.path, headers, cast("dict[str, Any]", body))
