@@ -49,7 +49,7 @@ class TestValkey(BackendSuite):
 
 
 class TestCluster(BackendSuite):
-    """Three primaries, and every commit flushed by a replica too."""
+    """Three primaries, and every commit flushed, and received by a replica."""
 
     @pytest.fixture
     def opener(self, cluster_url: str) -> Opener:

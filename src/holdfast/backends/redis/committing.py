@@ -79,13 +79,13 @@ class Committing:
         return stored, alive(stored, now())
 
     async def _send(self, request: Request) -> Outcome | None:
-        wait = self._backend.durability.command()
+        then = self._backend.durability.commands()
         answer, *waited = await COMMIT.run(
-            self._loop.nodes, self._place.slot, request.keys, request.arguments, writing=True, then=[] if wait is None else [wait]
+            self._loop.nodes, self._place.slot, request.keys, request.arguments, writing=True, then=then
         )
         outcome = self._told(answer, request)
         if outcome is not None and waited:
-            self._check_waited(waited[0])
+            self._check_waited(waited)
         return outcome
 
     def _told(self, answer: list[Any], request: Request) -> Outcome | None:
@@ -119,13 +119,11 @@ class Committing:
         plan = self._commit.answer
         return Outcome(living, version, seq, plan and snapshot(living, plan, answer), repeated=True)
 
-    def _check_waited(self, reached: int | list[int]) -> None:
-        """A commit that is written, and has not reached as many replicas or disks as it should."""
-        asked = self._backend.durability
-        flushed, replicas = reached if isinstance(reached, list) else (1, reached)
-        if flushed < asked.waitaof or replicas < asked.wait:
-            disk = "" if flushed or not asked.waitaof else ", not flushed here"
-            raise OutcomeUnknown(
-                f"{self._backend.server.where}: the commit is written, and reached {replicas} of {asked.wait} replicas within"
-                f" {asked.wait_seconds:g} s{disk}: repeat the same commit to wait for it again"
-            )
+    def _check_waited(self, reached: list[Any]) -> None:
+        """`OutcomeUnknown` for a commit that is written, and has not come as far as it should."""
+        asked, where = self._backend.durability, self._backend.server.where
+        again = f"within {asked.wait_seconds:g} s: repeat the same commit to wait for it again"
+        if asked.waitaof and reached[0][0] < 1:
+            raise OutcomeUnknown(f"{where}: the commit is written, and was not flushed {again}")
+        if asked.wait and reached[-1] < asked.wait:
+            raise OutcomeUnknown(f"{where}: the commit is written, and reached {reached[-1]} of {asked.wait} replicas {again}")

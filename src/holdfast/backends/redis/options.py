@@ -39,7 +39,7 @@ class Server(msgspec.Struct, frozen=True):
 class Durability(msgspec.Struct, frozen=True, kw_only=True):
     """What a server must have done before a commit counts as done; `wait_seconds` is how long it may take.
 
-    `wait`: so many replicas have received it. `waitaof`: it is flushed to the disk here, and at those replicas (Redis 7.2 or later).
+    `wait`: so many replicas have received it. `waitaof`: the primary has flushed it to its disk (Redis 7.2 or later).
     `appendfsync`: "always" states that the server flushes every write before it answers; it is asked whether it does.
     """
 
@@ -53,12 +53,11 @@ class Durability(msgspec.Struct, frozen=True, kw_only=True):
         flushed = self.waitaof or self.appendfsync == "always"
         return flushed and (self.wait >= 1 or not cluster)
 
-    def command(self) -> Packed | None:
+    def commands(self) -> list[Packed]:
         """What is sent after each commit."""
         patience = b"%d" % (1000 * self.wait_seconds)
-        if self.waitaof:
-            return [b"WAITAOF", b"1", b"%d" % self.wait, patience]
-        return [b"WAIT", b"%d" % self.wait, patience] if self.wait else None
+        flush: list[Packed] = [[b"WAITAOF", b"1", b"0", patience]] if self.waitaof else []
+        return [*flush, [b"WAIT", b"%d" % self.wait, patience]] if self.wait else flush
 
 
 def from_url(url: str) -> tuple[Server, str, Durability]:
