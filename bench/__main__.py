@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [turns|writers|bytes|openai ...]`: the tables of docs/benchmarks.md, measured here and now."""
+"""`python -m bench [--quick] [turns|writers|bytes|openai|agent ...]`: the tables of docs/benchmarks.md, measured here and now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.table import Table
 
 import holdfast
 
-from . import langgraph, openai_agents
+from . import agent, langgraph, openai_agents
 from .flushes import counting_vfs, flushes, seconds
 from .subjects import ANSWER, QUESTION, SUBJECTS, Async, Blocking, Raw, Subject, async_turn
 
@@ -257,7 +257,35 @@ def langgraph_table(quick: bool) -> None:
             console.print(f"{name}: {size:,} bytes after {langgraph.TURNS} turns, {2 * langgraph.TURNS * langgraph.SIZE:,} of them said")
 
 
+def agent_table(quick: bool) -> None:
+    """What a run of an `Agent` costs above its engine's own, at every length, and in every form."""
+    lengths, rounds = ([10, 1_000], 60) if quick else ([10, 1_000, 10_000], 300)
+    for about, history in (("History(runs=10)", holdfast.History(runs=10)), ("the default history", holdfast.History())):
+        runs = {past: agent_runs("awaited", past, rounds, history) for past in track(lengths, about, transient=True)}
+        table = Table(title=f"A run with {about}, real disk, milliseconds above the engine's own", title_justify="left")
+        table.add_column("sessions")
+        for past, it in runs.items():
+            table.add_column(f"{past:,} past runs ({it.sent} sent)", justify="right")
+        table.add_row(agent.ENGINE, *(f"({it.engine * 1e3:.2f})" for it in runs.values()))
+        for name in agent.STORES:
+            table.add_row(name, *(f"{it.above(name) * 1e3:.2f}" for it in runs.values()))
+        console.print(table)
+    table = Table(title="1,000 past runs, History(runs=10), milliseconds above the engine's own", title_justify="left")
+    for column in ("run", agent.ENGINE, *agent.STORES):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for kind in agent.KINDS:
+        it = agent_runs(kind, 1_000, rounds, holdfast.History(runs=10))
+        table.add_row(kind, f"({it.engine * 1e3:.2f})", *(f"{it.above(name) * 1e3:.2f}" for name in agent.STORES))
+    console.print(table)
+
+
+def agent_runs(kind: str, past: int, rounds: int, history: holdfast.History) -> agent.Measured:
+    with folder("real disk") as path:
+        return asyncio.run(agent.measure(path, kind, past, rounds, history))
+
+
 TABLES = {
+    "agent": agent_table,
     "turns": turns_table,
     "bytes": bytes_table,
     "lone": lone_table,
