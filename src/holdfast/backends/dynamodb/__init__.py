@@ -208,6 +208,7 @@ def _client(region: str | None, endpoint: str | None, profile: str | None) -> Cl
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_ANSWER_SECONDS,
         tcp_keepalive=True,
+        parameter_validation=False,
     )
     login = {"aws_access_key_id": "holdfast", "aws_secret_access_key": "holdfast"} if endpoint and _is_loopback(endpoint) else {}
     try:

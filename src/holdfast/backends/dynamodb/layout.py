@@ -349,6 +349,11 @@ def run_mark(runs: Iterable[str | None]) -> int:
     return int.from_bytes(hashed(found[0])[:4], "big") % (SEVERAL - 1) + 1 if found else 0
 
 
+def recorded(data: bytes, last: int, commit_id: bytes) -> tuple[int, Record] | None:
+    """The record of this commit (by its hashed id) among those of a page, and its version; `last` is the version of the newest."""
+    return next((found for found in records(data, last) if found[1].id == commit_id), None) if commit_id in data else None
+
+
 def records(data: bytes, last: int) -> Iterator[tuple[int, Record]]:
     """The records of a journal's page by version, the newest first; `last` is the version of the newest."""
     for n, start in enumerate(range(len(data) - RECORD_BYTES, -1, -RECORD_BYTES)):

@@ -393,19 +393,17 @@ def _block(table: Table, pk: str, item: Item) -> Block:
 # --- the journal -----------------------------------------------------------------------------------------------------
 
 
-def journal(table: Table, pk: str, stored: Stored, pages: dict[int, bytes], floor: int = 0) -> Iterator[tuple[int, Record]]:
-    """Every commit's record by version, the newest first, down to version `floor`, itself left out. `pages` is what is known already."""
+def journal(table: Table, pk: str, stored: Stored, pages: dict[int, bytes], floor: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The records of the commits after version `floor`, and maybe some before it: (version of the last one, records), the newest first.
+
+    `pages` is what is known already, and learns what is read.
+    """
     version = stored.head.version
-    for version, record in layout.records(stored.journal, stored.head.version):
-        if version <= floor:
-            return
-        yield version, record
-    newest = (stored.head.version - len(stored.journal) // layout.RECORD_BYTES) // PAGE
+    if stored.journal and version > floor:
+        yield version, stored.journal
+    newest = (version - len(stored.journal) // layout.RECORD_BYTES) // PAGE
     for page, data in _pages(table, pk, stored.life, newest, floor // PAGE + 1, pages):
-        for version, record in layout.records(data, page * PAGE):
-            if version <= floor:
-                return
-            yield version, record
+        yield page * PAGE, data
 
 
 def _pages(table: Table, pk: str, life: int, newest: int, oldest: int, known: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
@@ -443,7 +441,7 @@ def _promising(table: Table, pk: str, stored: Stored, window: Window, spans: lis
     kinds = layout.kinds_mask(window.kinds) if window.kinds else 0xFFFF
     runs = {SEVERAL} if window.run_id is None else {SEVERAL, layout.run_mark((window.run_id,))}
     last, promises = stored.head.seq, False
-    for _, record in journal(table, pk, stored, {}):
+    for record in (record for version, data in journal(table, pk, stored, {}) for _, record in layout.records(data, version)):
         if promises:
             yield from _within(spans, record.seq + 1, last)
         last = record.seq

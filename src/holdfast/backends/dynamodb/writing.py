@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import OrderedDict
@@ -16,12 +17,13 @@ from ...ledger import Record as Content
 from ...rules import COMMITS_KEPT, judge, repeated
 from . import layout
 from .cleaning import STAGE_SECONDS, clean, finish_redo
-from .client import TRANSACTION_BYTES, TRANSACTION_ITEMS, Op, Patience, Refused, Table, where
+from .client import TRANSACTION_BYTES, TRANSACTION_ITEMS, Op, Refused, Table, where
 from .layout import HEAD, PARTITION, SORT, Item, Stored, address
 from .reading import blobs_in, journal, living, read
 from .writes import Writes, batch_prefix, begun, changed, checks_of, ended, grave_check, with_redo
 
 _KNOWN = 1024
+_COMPANY_SECONDS, _MOST_COMPANY = 0.001, 8
 _COPIED = ReadPlan(state_since=0, entries=Window(newest=False), blobs=(BlobRange(),))
 
 
@@ -158,12 +160,14 @@ class _Try:
         floor, wanted = max(self.commit.base, stored.head.version - COMMITS_KEPT), layout.hashed(self.commit.id)
         known = self.heads.get(self.pk)
         pages = known.pages if known else {}
-        for version, record in journal(self.table, self.pk, stored, pages, floor):
-            if record.id == wanted:
-                if not fresh:
-                    raise _Moved(self._fetch())
-                repeated(self.key, self.commit, record.digest)
-                return self._answered(stored.head, version, record.seq, repeated=True)
+        for last, data in journal(self.table, self.pk, stored, pages, floor):
+            found = layout.recorded(data, last, wanted)
+            if found is None or found[0] <= floor:
+                continue
+            if not fresh:
+                raise _Moved(self._fetch())
+            repeated(self.key, self.commit, found[1].digest)
+            return self._answered(stored.head, found[0], found[1].seq, repeated=True)
         return None
 
     def _delete(self, old: Stored | None) -> Outcome:
@@ -320,16 +324,18 @@ class _Try:
 
 
 class _Company:
-    """Other writers of the session: a pause after the second refusal, of random length, longer each time."""
+    """Other writers of the session: short pauses of random length, for whoever pauses long is always too late."""
 
     def __init__(self, seconds: float) -> None:
-        self._patience = Patience(seconds)
+        self._end = time.monotonic() + seconds
         self._tries = 0
 
     def again(self, key: Key) -> None:
         self._tries += 1
-        if self._tries > 2 and not self._patience.again():
+        if time.monotonic() > self._end:
             raise StoreUnavailable(f"{key}: other writers were first for all of the time")
+        if self._tries > 1:
+            time.sleep(random.uniform(0, min(self._tries, _MOST_COMPANY) * _COMPANY_SECONDS))
 
 
 def _fit(ops: list[Op]) -> bool:
