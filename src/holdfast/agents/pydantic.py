@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, TypeGuard, cast
 
+from pydantic.errors import PydanticUserError
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai import Tool
 from pydantic_ai import messages as ai
@@ -119,7 +120,7 @@ def _tool(it: Any) -> Tool[Any]:
         return cast("Tool[Any]", it)
     try:
         return Tool(without_session(it))
-    except (UserError, TypeError, ValueError) as error:
+    except (UserError, PydanticUserError, TypeError, ValueError) as error:
         raise InvalidValue(f"tool {name_of(it)!r}: {error}") from error
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, TypeVar, cast, get_type_hints, overload
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints, overload
 
 import msgspec
 
@@ -70,10 +71,13 @@ def checked_tools(tools: Sequence[Any]) -> tuple[Any, ...]:
 def without_session(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` without the parameters typed `Session`, which the model must not see: they are filled in when it is called."""
     hints = _hints(function)
-    mine = {name: hint for name, hint in hints.items() if name != "return" and _is_session(hint)}
+    mine = {name: found for name, hint in hints.items() if name != "return" and (found := _session_in(hint)) is not None}
     if not mine:
         return function
-    shown = [it for name, it in inspect.signature(function).parameters.items() if name not in mine]
+    parameters = inspect.signature(function).parameters
+    if wrong := [name for name in mine if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY]:
+        raise InvalidValue(f"tool {name_of(function)!r}: its parameter {wrong[0]!r} is given by name: take the slash after it away")
+    shown = [it for name, it in parameters.items() if name not in mine]
 
     def given() -> dict[str, Any]:
         return {name: hint.current() for name, hint in mine.items()}
@@ -101,6 +105,13 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         ) from error
 
 
-def _is_session(hint: Any) -> bool:
-    """Whether a parameter of this type is the session: `holdfast.Session`, or its blocking form."""
-    return isinstance(hint, type) and (issubclass(hint, Session) or getattr(cast("Any", hint), "form_of", None) is Session)
+def _session_in(hint: Any) -> Any:
+    """The session's class in a parameter's type: `holdfast.Session` or its blocking form, also `| None` or annotated; None without one."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _session_in(get_args(hint)[0])
+    if origin in (Union, UnionType):
+        others = [it for it in get_args(hint) if it is not NoneType]
+        return _session_in(others[0]) if len(others) == 1 else None
+    mine = isinstance(hint, type) and (issubclass(hint, Session) or getattr(cast("Any", hint), "form_of", None) is Session)
+    return hint if mine else None
