@@ -148,7 +148,7 @@ def _linked(port: int) -> bool:
 
 
 def _whole(port: int) -> bool:
-    return b"cluster_state:ok" in ask(port, "CLUSTER", "INFO") and ask(port, "CLUSTER", "SLOTS").count(b"127.0.0.1") >= 6
+    return b"cluster_state:ok" in ask(port, "CLUSTER", "INFO")
 
 
 def ask(port: int, *words: object) -> bytes:

@@ -28,6 +28,8 @@ steps['bury'] = function(first)
   if call('ZREM', KEYS[VERSIONS], ARGV[first]) == 1 then
     call('HDEL', KEYS[STATE], ARGV[first])
     call('ZADD', KEYS[TOMBS], ARGV[first + 1], ARGV[first])
+  else
+    call('ZADD', KEYS[TOMBS], 'XX', ARGV[first + 1], ARGV[first])
   end
 end
 
@@ -140,7 +142,8 @@ local same = (found[2] or '') == taken
 local versions = {}
 for i = 1, number() do
   versions[i] = version_of(take())
-  same = same and versions[i] == take()
+  local wanted = take()
+  same = same and versions[i] == wanted
 end
 local count = number()
 local repeated = look and found[1] and (call('HGET', KEYS[BOOK_0], id) or call('HGET', KEYS[BOOK_1], id))

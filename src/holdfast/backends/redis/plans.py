@@ -80,7 +80,7 @@ def span(namespace: str, prefix: str) -> tuple[bytes, bytes]:
 
 def snapshot(head: Head, plan: ReadPlan, answer: list[Any]) -> Snapshot:
     """What the plan's answer says about a session with this head."""
-    whole, state = (True, None) if plan.state_since is None else _state(answer[0])
+    whole, state = (False, None) if plan.state_since is None else _state(answer[0])
     return Snapshot(
         head,
         state,
