@@ -53,7 +53,7 @@ class PydanticEngine:
             toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
             capabilities=[_failures],
             conversation_id=turn.session.id,
-            run_id=turn.run_id,
+            run_id=_new_to(history, turn.run_id),
         ) as run:
             node = run.next_node
             stored = {id(part) for message in history for part in message.parts}
@@ -77,6 +77,11 @@ class PydanticEngine:
             assert run.result is not None
             output = run.result.output
             yield Done(output, None if isinstance(output, str) else to_jsonable_python(output, fallback=str))
+
+
+def _new_to(history: list[ai.ModelMessage], run_id: str) -> str | None:
+    """The run's id for the engine; None for one of its own at another attempt, for it takes an id that is in its history for a mistake."""
+    return None if any(message.run_id == run_id for message in history) else run_id
 
 
 class _Failures(AbstractCapability[Any]):
