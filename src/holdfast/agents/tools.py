@@ -114,4 +114,4 @@ def _session_in(hint: Any) -> Any:
         others = [it for it in get_args(hint) if it is not NoneType]
         return _session_in(others[0]) if len(others) == 1 else None
     mine = isinstance(hint, type) and (issubclass(hint, Session) or getattr(cast("Any", hint), "form_of", None) is Session)
-    return hint if mine else None
+    return cast("Any", hint) if mine else None
