@@ -13,6 +13,10 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import psycopg
 
 from . import START_SECONDS, free_port, wait_until
 
@@ -62,6 +66,12 @@ class Server:
     def fresh(self, **options: str | int | float) -> str:
         """A store URL with a schema that nothing else uses."""
         return self.url(schema=f"test_{next(_names)}", **options)
+
+    def ask(self, text: str) -> list[tuple[Any, ...]]:
+        """Run one statement as the server's owner, past any backend; its rows."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            cursor = connection.execute(text.encode())
+            return cursor.fetchall() if cursor.description else []
 
     def start(self) -> None:
         """Start it, again perhaps, on the port it had; returns when it answers."""
@@ -121,6 +131,11 @@ class Server:
 
     def _log(self) -> str:
         return (self._folder / "log").read_text("utf-8", "replace")[-2000:]
+
+
+def schema_of(url: str) -> str:
+    """The schema that `Server.fresh` has put into a URL."""
+    return dict(parse_qsl(urlsplit(url).query))["schema"]
 
 
 @cache

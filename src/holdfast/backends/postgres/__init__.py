@@ -7,7 +7,7 @@ does is decided here, by `rules.judge`, as for every backend.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -19,7 +19,7 @@ from ...backend import Capabilities, Commit, Filter, Head, Key, Outcome, Page, R
 from ...errors import InvalidURL, InvalidValue
 from ...forks import Forkable, forget_forks, watch_forks
 from ...ids import now
-from ...rules import check_sizes, matches, numbered
+from ...rules import alive, check_sizes, matches, numbered
 from .. import urls
 from . import plans, schema
 from .connections import CONNECT_SECONDS, Connections, GivenPool, OwnPools, Pool, Worker, ask
@@ -132,7 +132,7 @@ class PostgresBackend(Forkable):
         [rows] = await self._worker.run(lambda connection: ask(connection, plans.statement(self.schema, key, plan)))
         found = plans.answer(key, plan, rows)
         self._heads.keep(key, found and found[0])
-        return found and found[1]
+        return found[1] if found and alive(found[1].head, now()) else None
 
     async def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:
         below = numbered(cursor, plans.MOST)
@@ -144,7 +144,7 @@ class PostgresBackend(Forkable):
         [rows] = await self._worker.run(lambda connection: ask(connection, (queries(self.schema)[name], values)))
         return _page(filter, rows, limit, ended=len(rows) < most)
 
-    async def watch(self, key: Key, after: int) -> AsyncIterator[int]:
+    async def watch(self, key: Key, after: int) -> AsyncGenerator[int]:
         while True:
             async with self._listeners.ear(key) as ear:
                 while not ear.deaf:
@@ -240,11 +240,11 @@ def _indexed(filter: Filter) -> bool:
 def _page(filter: Filter, rows: list[plans.Row], limit: int, *, ended: bool) -> Page:
     items: list[tuple[str, Head]] = []
     seen = None
-    for n, session_id, data, alive in rows:
+    for n, session_id, data, living in rows:
         if len(items) == limit:
             return Page(items, str(seen))
         seen = n
         head = readable_head(Key(filter.tenant, session_id), data)
-        if head and alive and matches(filter, head):
+        if head and living and matches(filter, head):
             items.append((session_id, head))
     return Page(items, None if ended else str(seen))

@@ -6,10 +6,11 @@ import asyncio
 import random
 import select
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -26,8 +27,23 @@ Connection: TypeAlias = AsyncConnection[Any]
 Pool: TypeAlias = psycopg_pool.AsyncConnectionPool[Connection]
 
 CONNECT_SECONDS = 10
+"""How long to wait for a connection,"""
+REFUSED_SECONDS = 2
+"""and how long where the server refuses them: it may be starting."""
 _AGAIN = 10
 """How often work that the database refuses as not serializable is tried."""
+
+
+class _Reporting(AsyncConnection[Any]):
+    """A connection whose failure to come about is reported, for the pool only waits and tries again."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", *, failed: Callable[[psycopg.Error], None], **options: Any) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]  # only a pool calls it
+        try:
+            return await super().connect(conninfo, **options)
+        except psycopg.Error as error:
+            failed(error)
+            raise
 
 
 class Connections(Protocol):
@@ -35,6 +51,8 @@ class Connections(Protocol):
 
     where: str
     """The server and the database, for messages."""
+    failure: tuple[float, psycopg.Error] | None
+    """The last connection that did not come about, and when by the monotonic clock."""
 
     async def pool(self) -> Pool:
         """The open pool of the running event loop."""
@@ -54,12 +72,16 @@ class OwnPools:
 
     def __init__(self, conninfo: str, where: str, *, size: int, pooler: bool) -> None:
         self.where = where
-        self.conninfo = conninfo
+        self._conninfo = conninfo
         self._size = size
-        self.options: dict[str, Any] = {"autocommit": True} | ({"prepare_threshold": None} if pooler else {})
+        self.failure: tuple[float, psycopg.Error] | None = None
+        self._options: dict[str, Any] = {"autocommit": True, "failed": self._failed} | ({"prepare_threshold": None} if pooler else {})
         self._pools: dict[asyncio.AbstractEventLoop, _LoopPool] = {}
         self._lock = threading.Lock()
         self._closed = False
+
+    def _failed(self, error: psycopg.Error) -> None:
+        self.failure = time.monotonic(), error
 
     async def pool(self) -> Pool:
         loop = asyncio.get_running_loop()
@@ -68,7 +90,7 @@ class OwnPools:
 
     async def _make(self, loop: asyncio.AbstractEventLoop) -> _LoopPool:
         self._forget_dead_loops()
-        mine = _LoopPool(self.conninfo, self.options, self._size, lambda: self._pools.pop(loop, None))
+        mine = _LoopPool(self._conninfo, self._options, self._size, lambda: self._pools.pop(loop, None))
         with self._lock:
             if self._closed:
                 raise trouble.closed(self.where)
@@ -115,6 +137,7 @@ class _LoopPool:
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self.pool: Pool = psycopg_pool.AsyncConnectionPool(
             conninfo,
+            connection_class=_Reporting,
             kwargs=options,
             min_size=0,
             max_size=size,
@@ -150,6 +173,7 @@ class GivenPool:
 
     def __init__(self, pool: Pool, where: str) -> None:
         self.where = where
+        self.failure: tuple[float, psycopg.Error] | None = None
         self._pool = pool
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forked = False
@@ -235,11 +259,11 @@ class Worker:
     @asynccontextmanager
     async def _borrowed(self) -> AsyncGenerator[Connection]:
         pool = await self._connections.pool()
-        connection = await pool.getconn()
+        connection = await self._get(pool)
         while stale(connection):  # while it lay idle the server went, and came back perhaps
             await connection.close()
             await pool.putconn(connection)
-            connection = await pool.getconn()
+            connection = await self._get(pool)
         alone = connection.autocommit
         try:
             if not alone:
@@ -249,6 +273,17 @@ class Worker:
             if not alone and connection.pgconn.transaction_status == TransactionStatus.IDLE:
                 await connection.set_autocommit(False)
             await pool.putconn(connection)
+
+    async def _get(self, pool: Pool) -> Connection:
+        """A connection of the pool; the reason, soon, where the server lets none come about."""
+        began = time.monotonic()
+        try:
+            return await pool.getconn(timeout=REFUSED_SECONDS)
+        except psycopg_pool.PoolTimeout:
+            failure = self._connections.failure
+            if failure is not None and failure[0] > began:
+                raise failure[1] from None
+        return await pool.getconn(timeout=CONNECT_SECONDS - REFUSED_SECONDS)
 
     async def close(self) -> None:
         """Refuse what comes, and wait for what is under way."""

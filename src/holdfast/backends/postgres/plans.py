@@ -14,8 +14,6 @@ from psycopg.types.numeric import Int8
 
 from ...backend import Blob, BlobRange, Key, ReadPlan, Snapshot, StateRow, Window
 from ...entries import MESSAGE, Entry
-from ...ids import now
-from ...rules import alive
 from .heads import Known, decode_head
 
 LAST_KEY = "\U0010ffff"
@@ -125,17 +123,14 @@ def _blobs(place: int, named: bool, exact: bool, data: bool) -> str:
     )
 
 
-def answer(key: Key, plan: ReadPlan, rows: list[Row]) -> tuple[Known, Snapshot | None] | None:
-    """The head as it is stored and what `plan` asks for (None once it has expired), from the rows of its statement."""
+def answer(key: Key, plan: ReadPlan, rows: list[Row]) -> tuple[Known, Snapshot] | None:
+    """The head as it is stored, expired or not, and what `plan` asks for, from the rows of its statement."""
     if not rows:
         return None
     _, n, rev, *_, data = next(row for row in rows if row[0] == 0)
-    known = Known(n, rev, data)
     head = decode_head(key, data)
-    if not alive(head, now()):
-        return known, None
     whole = plan.state_since is not None and plan.state_since <= head.floor
-    return known, Snapshot(
+    return Known(n, rev, data), Snapshot(
         head,
         None if plan.state_since is None else {row[5]: StateRow(row[9], row[2]) for row in rows if row[0] == 1},
         whole,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg import AsyncConnection, Notify
@@ -89,6 +89,8 @@ class Listener:
         self._ears: dict[int, set[_Listening]] = {}
         self._changing = asyncio.Lock()
         self._connection: Connection | None = None
+        self._loop = asyncio.get_running_loop()
+        self._socket = -1
 
     async def join(self, key: Key) -> _Listening:
         """An ear for the session: from now on no commit to it goes unheard. `StoreUnavailable`; `leave` must follow."""
@@ -141,7 +143,8 @@ class Listener:
     def _listen_on(self, connection: Connection) -> None:
         """While the driver itself waits for an answer it has the socket to itself; in between we read it."""
         if not connection.closed:
-            asyncio.get_running_loop().add_reader(connection.fileno(), self._readable, connection)
+            self._socket = connection.fileno()
+            self._loop.add_reader(self._socket, self._readable, connection)
 
     def _readable(self, connection: Connection) -> None:
         try:
@@ -163,8 +166,8 @@ class Listener:
         """Close the connection; whoever still has an ear learns that it is deaf."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(psycopg.Error, OSError, RuntimeError):  # closed already, or the loop is
-                asyncio.get_running_loop().remove_reader(connection.fileno())
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._socket)  # by its number: the driver may have closed it
             connection.pgconn.finish()
         ears, self._ears = self._ears, {}
         for ear in (ear for group in ears.values() for ear in group):

@@ -33,17 +33,19 @@ class Write:
         self._schema, self._heads = schema, heads
         self._key, self._commit = key, commit
         self._sql = queries(schema)
+        self._left = _OPTIMISTIC
 
     async def run(self, connection: Connection) -> Outcome:
-        """Apply it, or raise as `rules.judge` does and change nothing."""
+        """Apply it, or raise as `rules.judge` does and change nothing. Run again, it goes on from where it was."""
         proposal = self._guess()
-        for _ in range(_OPTIMISTIC):
+        while self._left:
+            self._left -= 1
             found, rows = await self._send(connection, proposal)
             ended = self._ended(proposal, found, rows)
             if not isinstance(ended, Proposal):
                 return ended
             proposal = ended
-        return await self._locked(connection, (b"BEGIN", {}), None)
+        return await self._locked(connection, (b"BEGIN ISOLATION LEVEL READ COMMITTED", {}), None)
 
     async def copy(self, connection: Connection, source: Key, upto: int | None) -> Outcome:
         """As `run`, for a copy: the source is seen as it is at one moment, and nobody has to wait for it."""
