@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from . import entries as kinds
-from . import runs
+from . import requirements, runs
 from .backend import (
     Backend,
     Blob,
@@ -40,6 +40,7 @@ from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, Se
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
 from .info import Link, SessionInfo, check_ttl, checked, copied, info_of, touch
 from .messages import Message, system
+from .requirements import Requirement
 from .rules import changes, may_use
 from .running import Run, counts_of, message_entry
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
@@ -348,6 +349,12 @@ class Session:
         found = await self.entries(run_id=check_id(run_id, "run id"), hidden=True)
         told = runs.fold([entry for entry in found if entry.kind == kinds.RUN], self._seen.claim)
         return (told[-1] if told else None), found
+
+    async def requirements(self) -> list[Requirement]:
+        """What paused runs of this session wait for, in the order it was asked."""
+        told = requirements.told(await self.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION)))
+        paused = {id for id in {it.run_id for it in told.open} if (run := await self.get_run(id)) is not None and run.status == runs.PAUSED}
+        return [it for it in told.open if it.run_id in paused]
 
     async def refresh(self) -> None:
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""

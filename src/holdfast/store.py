@@ -18,6 +18,7 @@ from .backends.urls import shown
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
 from .ids import SCOPE_PREFIXES, check_id, check_session_id
 from .info import Link, SessionInfo, check_ttl, info_of, touch
+from .requirements import Requirement
 from .rules import may_use
 from .session import Session
 from .wrappers.cache import CachedBackend
@@ -225,6 +226,13 @@ class Store:
             if (cursor := page.cursor) is None:
                 return
 
+    async def requirements(self, *, user_id: str | None = None) -> AsyncIterator[tuple[SessionInfo, Requirement]]:
+        """What paused runs wait for, with their sessions: of every user's (as an admin), or of one user's; the newest session first."""
+        async for info in self.sessions(waiting=True, user_id=user_id):
+            session = await self.get(info.id, user_id=user_id)
+            for requirement in await session.requirements() if session is not None else ():
+                yield info, requirement
+
     async def sweep(self, *, limit: int = 1000) -> int:
         """Remove up to `limit` expired sessions, of every tenant, from the database; how many. They can't be seen even before that.
 
@@ -316,7 +324,11 @@ class SessionManager:
 
 
 _SCHEMES = {
-    **{"memory": "memory", "sqlite": "sqlite", "postgres": "postgres", "postgresql": "postgres"},
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+    "dynamodb": "dynamodb",
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), "redis"),
 }
 """Which module of `backends` understands a URL, by its scheme. Its `from_url` gives the backend, not yet connected."""

@@ -3,12 +3,12 @@
 Importing this imports no model client; making an `Agent` imports its engine.
 """
 
+from ..requirements import Decision, Requirement
 from .agent import Agent, Runner
-from .engine import Answered, Delta, Done, Engine, Said, Step, Turn
+from .engine import Answered, Delta, Done, Engine, Held, Said, Step, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import History
 from .output import RunOutput
-from .requirements import Decision, Requirement
 from .stream import RunStream
 from .tools import tool
 
@@ -20,6 +20,7 @@ __all__ = [
     "Done",
     "Engine",
     "Event",
+    "Held",
     "History",
     "ReasoningDelta",
     "Requirement",

@@ -12,6 +12,7 @@ from .. import entries as kinds
 from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
+from ..requirements import Decision
 from ..runs import WAIT
 from ..session import Session
 from ..store import Store
@@ -21,7 +22,6 @@ from .engine import Engine, Said, Turn
 from .events import Event, RunEnded
 from .history import DEFAULT, History
 from .output import RunOutput
-from .requirements import Decision
 from .stream import RunStream
 from .tools import checked_tools, name_of, options_of
 
@@ -71,7 +71,7 @@ class Agent:
             model=_model_name(model),
             instructions=instructions,
             tools=own,
-            options={name_of(it): options_of(it) for it in own},
+            by_name={name_of(it): (it, options_of(it)) for it in own},
         )
 
     def __repr__(self) -> str:
@@ -170,8 +170,9 @@ class Agent:
     ) -> Coroutine[Any, Any, RunOutput] | RunStream:
         """Go on with a run that is paused, failed or was interrupted, in any process: its output, or its id and its session.
 
-        `decisions` are those of its requirements (`requirement.retry()`, `requirement.supply(result)`); while some are open it stays
-        paused. A decision has its effect once: one that comes second is a `UsageError`.
+        `decisions` are those of its requirements (`requirement.approve()`, `.deny(reason)`, `.answer(...)`, `.supply(result)`,
+        `.retry()`, `.cancel()`); while some are open it stays paused. A decision has its effect once: one that comes second is a
+        `UsageError`. What has expired counts as decided.
         """
         if isinstance(run, RunOutput):
             session_id = session_id or run.session_id

@@ -22,17 +22,17 @@ from ..entries import INSTRUCTIONS, Entry
 from ..errors import Conflict, OutcomeUnknown, SessionNotFound, UsageError
 from ..ids import now
 from ..messages import Message, Text, ToolCall, ToolResult
+from ..requirements import Decision, Kind, Needs, Requirement, asked, entry_of, told
 from ..running import Run
-from ..runs import COMPLETED, LEASE, PAUSED, RUNNING, Metrics, Patience, RunInfo, through
+from ..runs import CANCELLED, COMPLETED, LEASE, PAUSED, RUNNING, Metrics, Patience, RunInfo, through
 from ..session import Session
 from ..store import Store
-from .engine import Answered, Delta, Done, Engine, Said, Turn
+from .engine import Answered, Delta, Done, Engine, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
 from .line import in_line
 from .output import RunOutput
-from .requirements import SUPPLY, Decision, Needs, Requirement, entry_of, told, unknown
-from .tools import ToolOptions
+from .tools import ToolOptions, converted, fields_of
 
 Instructions = str | Callable[..., Any] | None
 _SETTLED = (COMPLETED, PAUSED)
@@ -65,7 +65,12 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     instructions: Instructions
     tools: tuple[Any, ...]
-    options: dict[str, ToolOptions]
+    by_name: dict[str, tuple[Any, ToolOptions]]
+    """Each tool, and what is known of it."""
+
+    def options(self, name: str) -> ToolOptions:
+        """What is known of the tool with this name; of one of the engine's own nothing is."""
+        return self.by_name[name][1] if name in self.by_name else ToolOptions()
 
 
 class Driving:
@@ -84,6 +89,8 @@ class Driving:
         self._used = Metrics()
         self._blobs: tuple[BlobPut, ...] = ()
         self._acting = False
+        self._decided: dict[str, Decision] = {}
+        self._known: list[Requirement] = []
         self._result: RunOutput | None = None
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -102,10 +109,13 @@ class Driving:
     async def _body(self, started: list[Entry], before: Before) -> AsyncGenerator[Event]:
         """The run once it has begun."""
         yield RunStarted(self.run.id, self.session.id, self.run.attempt)
-        if (waiting := self._waiting(before)) is not None:
-            await self._pause(*waiting)
+        if any(it.outcome == "cancel" for it in self._decided.values()):
+            await self._end(CANCELLED)
             return
-        async with aclosing(self._drive(started)) as events:
+        if waiting := self._waiting(before):
+            await self._end(PAUSED, waiting)
+            return
+        async with aclosing(self._drive(started, before)) as events:
             async for event in events:
                 yield event
 
@@ -135,8 +145,9 @@ class Driving:
             raise self.run.under_way()
         there = [it for it in found if not it.hidden]
         stored = [it for it in there if it.kind == kinds.MESSAGE]
-        going_on = self.orders.decisions or run.status not in _SETTLED
-        before = Before(version=self.session.version, run=run, stored=stored, needs=told(there), settled=not going_on)
+        needs = told(there)
+        going_on = self.orders.decisions or run.status not in _SETTLED or (run.status == PAUSED and needs.expired(now()))
+        before = Before(version=self.session.version, run=run, stored=stored, needs=needs, settled=not going_on)
         before.check(self.orders, self.session)
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
         return before
@@ -145,8 +156,9 @@ class Driving:
         """The first commit; the entries its answer holds."""
         self.told = [it.message() for it in before.stored if it.seq not in before.stale]
         input = () if self.told else self.orders.input
-        decided = before.needs.check(self.orders.decisions)
-        results = tuple(_supplied(before.needs.asked[id], it) for id, it in decided.items() if it.outcome == SUPPLY)
+        decided = self._decided = self._decisions(before.needs)
+        self._known = before.needs.open
+        results = tuple(_result(before.needs.asked[id], it) for id, it in decided.items() if not it.executes and it.outcome != "cancel")
         self.told += (*input, *results)
         self.run.window = {"model": self.crew.model} | self._instruct()
         outcome = await self.run.start(
@@ -164,10 +176,18 @@ class Driving:
         assert outcome.snapshot is not None
         return outcome.snapshot.entries or []
 
+    def _decisions(self, needs: Needs) -> dict[str, Decision]:
+        """What is decided with this call, and by time; what people filled in has been looked at."""
+        given = needs.check(self.orders.decisions, now())
+        for id, it in given.items():
+            name = needs.asked[id].call.name
+            if it.outcome == "answer" and name in self.crew.by_name:
+                converted(self.crew.by_name[name][0], it.value)
+        return given | {it.requirement: it for it in needs.expired(now())}
+
     async def _others_wait(self) -> bool:
         """Whether other runs of the session wait for people."""
-        needs = told(await self.session.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION)))
-        return any(it.run_id != self.run.id for it in needs.open)
+        return any(it.run_id != self.run.id for it in await self.session.requirements())
 
     @property
     def _window(self) -> Window | None:
@@ -184,18 +204,19 @@ class Driving:
 
     # --- in the middle ---
 
-    async def _drive(self, started: list[Entry]) -> AsyncGenerator[Event]:
+    async def _drive(self, started: list[Entry], before: Before) -> AsyncGenerator[Event]:
         past = await self._past(started)
         instructions = await self._instructions()
         if past is not None:
             self.run.window["history"] = past.record()
-        rerun = frozenset(call.id for call in _open(self.told) if call.id is not None)
-        own = valid(self.told, open=rerun)
+        rerun = self._rerun(before)
+        own = valid(self.told, open=frozenset(rerun))
         turn = Turn(
             messages=(*valid(past.messages if past else ()), *own),
             instructions=instructions,
             tools=self.crew.tools,
             rerun=rerun,
+            filled={id: it.value for id, it in self._released(before).items() if it.outcome == "answer"},
             stream=self.orders.stream,
             session=self.session,
             run_id=self.run.id,
@@ -205,6 +226,9 @@ class Driving:
             async for step in steps:
                 if isinstance(step, Done):
                     await self._finish(step)
+                    return
+                if isinstance(step, Held):
+                    await self._end(PAUSED, self._held(step))
                     return
                 for event in await self._step(step):
                     yield event
@@ -300,24 +324,59 @@ class Driving:
         self._result = self.output(done.content)
         await self._stored(self.run.end(tuple(self._pending), blobs=self._taken_blobs()))
 
-    def _waiting(self, before: Before) -> tuple[list[Requirement], list[Requirement]] | None:
-        """What has to be decided before this run can go on, if anything: what was asked before, and what is asked for now."""
-        now_decided = {it.requirement for it in self.orders.decisions}
-        asked = [it for it in before.needs.open if it.id not in now_decided]
-        ready = now_decided | (before.needs.decided.keys() if before.status == PAUSED else set[str]())  # others have had their effect
-        settled = {it.call.id for it in before.needs.asked.values() if it.id in ready} | {it.call.id for it in asked}
-        new = [unknown(self.run.id, call) for call in _open(self.told) if call.id not in settled and not self._idempotent(call)]
-        return (asked, new) if asked or new else None
+    # --- people ---
 
-    def _idempotent(self, call: ToolCall) -> bool:
-        return self.crew.options.get(call.name, ToolOptions()).idempotent
+    def _released(self, before: Before) -> dict[str, Decision]:
+        """By call: the decisions to execute it that have not had their effect."""
+        ready = self._decided if before.status != PAUSED else before.needs.decided | self._decided
+        calls = {id: before.needs.asked[id].call.id or "" for id in ready}
+        return {calls[id]: it for id, it in ready.items() if it.executes}
 
-    async def _pause(self, asked: list[Requirement], new: list[Requirement]) -> None:
-        """End for now: the run waits for people."""
+    def _rerun(self, before: Before) -> dict[str, dict[str, Any] | None]:
+        """The calls that are executed before the model is asked again, with the arguments people changed."""
+        released = self._released(before)
+        found: dict[str, dict[str, Any] | None] = {}
+        for call in _open(self.told):
+            if call.id is not None:
+                decision = released.get(call.id)
+                changed = decision.value if decision is not None and decision.outcome == "approve" else None
+                found[call.id] = {**call.arguments, **changed} if changed else None
+        return found
+
+    def _waiting(self, before: Before) -> list[Requirement]:
+        """What has to be decided before this run can go on: what was asked before, and what is asked for now."""
+        waiting = [it for it in before.needs.open if it.id not in self._decided]
+        settled = self._released(before).keys() | {it.call.id for it in waiting}
+        consumed = {before.needs.asked[id].call.id for id, it in before.needs.decided.items() if it.executes}
+        for call in _open(self.told):
+            options = self.crew.options(call.name)
+            kind = None if options.idempotent else "unknown"
+            if options.needs is not None and call.id not in consumed:
+                kind = options.needs  # it has not been executed: that takes a decision
+            if call.id not in settled and kind is not None:
+                waiting.append(self._ask(kind, call))
+        return waiting
+
+    def _held(self, step: Held) -> list[Requirement]:
+        """What the engine holds, as requirements."""
+        calls = {call.id: call for call in _open(self.told)}
+        confirm = [self._ask(self.crew.options(calls[id].name).needs or "confirmation", calls[id]) for id in step.confirm]
+        return confirm + [self._ask("external", calls[id]) for id in step.external]
+
+    def _ask(self, kind: Kind, call: ToolCall) -> Requirement:
+        options = self.crew.options(call.name)
+        fields = fields_of(self.crew.by_name[call.name][0]) if kind == "input" else ()
+        expires = None if options.expires is None or kind == "unknown" else now() + int(options.expires * 1_000_000)
+        return asked(self.run.id, kind, call, fields=fields, expires=expires)
+
+    async def _end(self, status: str, waiting: Sequence[Requirement] = ()) -> None:
+        """End without an answer: the run waits for people, or is over because of them."""
         self._count()
-        entries = tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in new)
-        self._result = self.output(None, status=PAUSED, requirements=(*asked, *new))
-        await through(self.run.end((), PAUSED, entries=entries, patch=HeadPatch(waiting=True)))
+        self._result = self.output(None, status=status, requirements=tuple(waiting))
+        known = {it.id for it in self._known}
+        entries = tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in waiting if it.id not in known)
+        patch = HeadPatch(waiting=True) if waiting else None
+        await self._stored(self.run.end(tuple(self._pending), status, entries=entries, patch=patch, blobs=self._taken_blobs()))
 
     def output(
         self, content: Any, *, status: str = COMPLETED, requirements: tuple[Requirement, ...] = (), metrics: Metrics | None = None
@@ -368,7 +427,7 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
         said = [it.message() for it in self.stored[: len(orders.input)]]
         if orders.input and said and said != list(orders.input):
             raise UsageError(f"run {orders.run_id!r} of {session.key} was begun with another input: leave run_id out to start another run")
-        self.needs.check(orders.decisions)
+        self.needs.check(orders.decisions, now())
 
     def output(self, driving: Driving) -> RunOutput:
         """The output of a run that is settled."""
@@ -391,6 +450,11 @@ def _open(messages: list[Message]) -> list[ToolCall]:
     return []
 
 
-def _supplied(asked: Requirement, decision: Decision) -> Message:
-    """The result a person gave for a call."""
-    return Message("tool", (ToolResult(decision.value, asked.call.id),), asked.call.name)
+_EXPIRED = "Nobody decided on this call in time: it was not executed."
+
+
+def _result(asked: Requirement, decision: Decision) -> Message:
+    """What the model is told of a call that is not executed here."""
+    said = {"deny": "A person denied this call: it was not executed.", "expired": _EXPIRED}.get(decision.outcome)
+    response = decision.value if said is None else f"{said} {decision.value}" if decision.value else said
+    return Message("tool", (ToolResult(response, asked.call.id),), asked.call.name)

@@ -19,14 +19,16 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is asked: to go on from `messages`, which are valid for any provider, to the model's final answer.
 
     `messages` ends with what the model has to answer, or with an assistant's calls of which those in `rerun` (by id) have to be executed
-    first; the others have their results there. `instructions` are not among them. `stream`: tell of partial answers too.
-    `tools` are as the agent was given them, each a function or something of the engine's own.
+    first, with other arguments where there are some; the others have their results there. `filled` is what people gave for a call.
+    `instructions` are not among the messages. `stream`: tell of partial answers too. `tools` are as the agent was given them, each a
+    function or something of the engine's own.
     """
 
     messages: tuple[Message, ...]
     instructions: str | None = None
     tools: tuple[Any, ...] = ()
-    rerun: frozenset[str] = frozenset()
+    rerun: dict[str, dict[str, Any] | None] = {}
+    filled: dict[str, dict[str, Any]] = {}
     stream: bool = False
     session: Session
     run_id: str
@@ -65,7 +67,14 @@ class Done(msgspec.Struct, frozen=True):
     plain: Any = None
 
 
-Step = Delta | Said | Answered | Done
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """The end for now: of the last answer's calls, these (by id) wait for people's consent, or for a result from elsewhere."""
+
+    confirm: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()
+
+
+Step = Delta | Said | Answered | Held | Done
 
 
 @runtime_checkable
@@ -73,7 +82,7 @@ class Engine(Protocol):
     """Anything with this one method."""
 
     def run(self, turn: Turn) -> AsyncGenerator[Step]:
-        """The steps of one run. Each tool call of a `Said` that acts is answered by one `Answered`; `Done` comes last.
+        """The steps of one run. Each tool call of a `Said` that acts is answered by one `Answered`, or held; `Done` or `Held` comes last.
 
         What it raises ends the run as an error; what was told before is kept. It is closed early when the run is cancelled.
         """

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from ..messages import Message
+from ..requirements import Requirement
 from ..runs import COMPLETED, Metrics
-from .requirements import Requirement
 
 
 class RunOutput(msgspec.Struct, frozen=True, kw_only=True):

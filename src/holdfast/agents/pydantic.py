@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import wraps
 from typing import Any, TypeGuard, cast
 
 from pydantic.errors import PydanticUserError
@@ -10,10 +11,10 @@ from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai import Tool
 from pydantic_ai import messages as ai
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.exceptions import ToolFailed, UserError
+from pydantic_ai.exceptions import CallDeferred, ToolFailed, UserError
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.run import AgentRun
-from pydantic_ai.tools import DeferredToolResults
+from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 from pydantic_core import to_jsonable_python
 from pydantic_graph import End
@@ -21,8 +22,8 @@ from pydantic_graph import End
 from ..errors import InvalidValue, MissingExtra
 from ..models import OpenAIChat, OpenAIResponses
 from . import native
-from .engine import Answered, Delta, Done, Said, Step, Turn
-from .tools import name_of, without_session
+from .engine import Answered, Delta, Done, Held, Said, Step, Turn
+from .tools import as_model_sees, filling, name_of, options_of
 
 
 class PydanticEngine:
@@ -33,12 +34,15 @@ class PydanticEngine:
 
     def __init__(self, model: Any) -> None:
         self.agent: PydanticAgent[Any, Any] = model if isinstance(model, PydanticAgent) else PydanticAgent(_model(model))
+        self._output: Any = [self.agent.output_type, DeferredToolRequests]
+        self._holds = False
         self._prepared: tuple[Any, list[Tool[Any]], list[AbstractToolset[Any]]] | None = None
 
     def prepare(self, tools: tuple[Any, ...]) -> tuple[list[Tool[Any]], list[AbstractToolset[Any]]]:
         """The engine's own tools and toolsets for `tools`; `InvalidValue` for a function no schema can be made for."""
         if self._prepared is None or self._prepared[0] is not tools:
             sets = [cast("AbstractToolset[Any]", it) for it in tools if isinstance(it, AbstractToolset)]
+            self._holds = any(options_of(it).needs for it in tools)
             self._prepared = (tools, [_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets)
         return self._prepared[1:]
 
@@ -48,10 +52,11 @@ class PydanticEngine:
         history = native.requests(turn.messages)
         async with self.agent.iter(
             message_history=history,
-            deferred_tool_results=DeferredToolResults(approvals=dict.fromkeys(turn.rerun, True)) if turn.rerun else None,
+            deferred_tool_results=_approved(turn),
+            output_type=self._output if self._holds else None,
             instructions=turn.instructions,
             toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
-            capabilities=[_failures],
+            capabilities=[_Calls(turn.filled)],
             conversation_id=turn.session.id,
             run_id=_new_to(history, turn.run_id),
         ) as run:
@@ -76,6 +81,10 @@ class PydanticEngine:
                     node = await run.next(node)
             assert run.result is not None
             output = run.result.output
+            if isinstance(output, DeferredToolRequests):
+                confirm, external = ([it.tool_call_id for it in calls] for calls in (output.approvals, output.calls))
+                yield Held(confirm=tuple(confirm), external=tuple(external))
+                return
             yield Done(output, None if isinstance(output, str) else to_jsonable_python(output, fallback=str))
 
 
@@ -84,14 +93,27 @@ def _new_to(history: list[ai.ModelMessage], run_id: str) -> str | None:
     return None if any(message.run_id == run_id for message in history) else run_id
 
 
-class _Failures(AbstractCapability[Any]):
-    """A tool that raises has answered: the model is told, and goes on."""
+class _Calls(AbstractCapability[Any]):
+    """A tool that raises has answered: the model is told, and goes on. What people filled in is there while the tool is executed."""
+
+    def __init__(self, filled: dict[str, dict[str, Any]]) -> None:
+        self._filled = filled
+
+    async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
+        with filling(self._filled.get(call.tool_call_id, {})):
+            return await handler(args)
 
     async def on_tool_execute_error(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, error: Exception) -> Any:
         raise ToolFailed(f"{type(error).__name__}: {error}") from error
 
 
-_failures = _Failures()
+def _approved(turn: Turn) -> DeferredToolResults | None:
+    """The calls that are to be executed first."""
+    if not turn.rerun:
+        return None
+    return DeferredToolResults(
+        approvals={id: True if args is None else ToolApproved(override_args=args) for id, args in turn.rerun.items()}
+    )
 
 
 def _model(model: Any) -> Model:
@@ -123,10 +145,22 @@ def _openai(model: OpenAIResponses | OpenAIChat) -> Model:
 def _tool(it: Any) -> Tool[Any]:
     if isinstance(it, Tool):
         return cast("Tool[Any]", it)
+    needs = options_of(it).needs
     try:
-        return Tool(without_session(it))
+        function = as_model_sees(it)
+        return Tool(_elsewhere(function) if needs == "external" else function, requires_approval=needs in ("confirmation", "input"))
     except (UserError, PydanticUserError, TypeError, ValueError) as error:
         raise InvalidValue(f"tool {name_of(it)!r}: {error}") from error
+
+
+def _elsewhere(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as the model sees it, executed by others."""
+
+    @wraps(function)
+    def held(*args: Any, **kwargs: Any) -> Any:
+        raise CallDeferred
+
+    return held
 
 
 def _delta(event: Any) -> Delta | None:

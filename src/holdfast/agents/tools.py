@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints, overload
@@ -11,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, g
 import msgspec
 
 from ..errors import InvalidValue
+from ..requirements import Field, Kind
 from ..session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,23 +21,59 @@ _MARK = "__holdfast_tool__"
 
 
 class ToolOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a tool beside its signature. `idempotent`: executing it again does no harm."""
+    """What is known of a tool beside its signature: as the arguments of `tool`."""
 
     idempotent: bool = False
+    confirm: bool = False
+    ask: tuple[str, ...] = ()
+    external: bool = False
+    expires: float | None = None
+
+    @property
+    def needs(self) -> Kind | None:
+        """What a call needs from a person before it is executed."""
+        return "external" if self.external else "input" if self.ask else "confirmation" if self.confirm else None
 
 
 @overload
 def tool(function: F, /) -> F: ...
 @overload
-def tool(*, idempotent: bool = False) -> Callable[[F], F]: ...
-def tool(function: Any = None, /, *, idempotent: bool = False) -> Any:
-    """Say more about a tool function. An `idempotent` one is executed again when a crash has left its outcome unknown.
+def tool(
+    *,
+    idempotent: bool = False,
+    confirm: bool = False,
+    ask: Sequence[str] = (),
+    external: bool = False,
+    expires: float | None = None,
+) -> Callable[[F], F]: ...
+def tool(
+    function: Any = None,
+    /,
+    *,
+    idempotent: bool = False,
+    confirm: bool = False,
+    ask: Sequence[str] = (),
+    external: bool = False,
+    expires: float | None = None,
+) -> Any:
+    """Say more about a tool function; every typed function is a tool as it is.
 
-    A function needs this only for that: every typed function is a tool as it is.
+    `idempotent`: executing it again does no harm, so it is executed again when a crash has left its outcome unknown. `confirm`: a person
+    has to approve each call. `ask`: parameters that a person fills in, which the model does not see. `external`: it is executed elsewhere,
+    and a person or a program supplies the result. `expires`: seconds after which a call can't be decided any more.
     """
+    if sum([confirm, bool(ask), external]) > 1:
+        raise InvalidValue("tool(confirm=, ask=, external=): a tool needs one of them at most")
+    if isinstance(ask, str):
+        raise InvalidValue(f"tool(ask={ask!r}): give a list of parameter names, [{ask!r}]")
+    if expires is not None and not expires > 0:
+        raise InvalidValue(f"tool(expires={expires!r}): give a positive number of seconds")
+    options = ToolOptions(idempotent=idempotent, confirm=confirm, ask=tuple(ask), external=external, expires=expires)
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, ToolOptions(idempotent=idempotent))
+        if missing := [name for name in options.ask if name not in inspect.signature(function).parameters]:
+            raise InvalidValue(f"tool {name_of(function)!r}: ask names {missing[0]!r}, which is none of its parameters")
+        setattr(function, _MARK, options)
         return function
 
     return mark if function is None else mark(function)
@@ -51,7 +90,8 @@ def options_of(it: Any) -> ToolOptions:
     if said is not None:
         return said
     metadata = getattr(it, "metadata", None)
-    return ToolOptions(idempotent=isinstance(metadata, dict) and cast("dict[str, Any]", metadata).get("idempotent") is True)
+    idempotent = isinstance(metadata, dict) and cast("dict[str, Any]", metadata).get("idempotent") is True
+    return ToolOptions(idempotent=idempotent, confirm=getattr(it, "requires_approval", False) is True)
 
 
 def checked_tools(tools: Sequence[Any]) -> tuple[Any, ...]:
@@ -68,19 +108,20 @@ def checked_tools(tools: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(tools)
 
 
-def without_session(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` without the parameters typed `Session`, which the model must not see: they are filled in when it is called."""
-    hints = _hints(function)
+def as_model_sees(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without the parameters that are not the model's: those typed `Session`, and those a person fills in."""
+    hints, asked = _hints(function), options_of(function).ask
     mine = {name: found for name, hint in hints.items() if name != "return" and (found := _session_in(hint)) is not None}
-    if not mine:
+    if not mine and not asked:
         return function
     parameters = inspect.signature(function).parameters
-    if wrong := [name for name in mine if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY]:
+    if wrong := [name for name in (*mine, *asked) if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY]:
         raise InvalidValue(f"tool {name_of(function)!r}: its parameter {wrong[0]!r} is given by name: take the slash after it away")
-    shown = [it for name, it in parameters.items() if name not in mine]
+    shown = [it for name, it in parameters.items() if name not in mine and name not in asked]
 
     def given() -> dict[str, Any]:
-        return {name: hint.current() for name, hint in mine.items()}
+        filled = converted(function, _filled.get()) if asked else {}
+        return {name: hint.current() for name, hint in mine.items()} | filled
 
     @wraps(function)
     async def awaited(*args: Any, **kwargs: Any) -> Any:
@@ -91,9 +132,50 @@ def without_session(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs, **given())
 
     call: Any = awaited if inspect.iscoroutinefunction(function) else plain
-    call.__annotations__ = {name: hint for name, hint in hints.items() if name not in mine}
+    call.__annotations__ = {name: hint for name, hint in hints.items() if name not in mine and name not in asked}
     call.__signature__ = inspect.signature(function).replace(parameters=shown)  # what inspect.signature reads
     return call
+
+
+# --- what people fill in ---------------------------------------------------------------------------------------------
+
+_filled: ContextVar[Mapping[str, Any]] = ContextVar("holdfast_filled", default={})  # noqa: B039  # never changed in place
+
+
+@contextmanager
+def filling(values: Mapping[str, Any]) -> Generator[None]:
+    """For engines: the values people gave for the call that is executed in the body."""
+    outer = _filled.get()
+    _filled.set(values)
+    try:
+        yield
+    finally:
+        _filled.set(outer)
+
+
+def fields_of(it: Any) -> tuple[Field, ...]:
+    """What a person is asked for before a call of this tool is executed."""
+    asked = options_of(it).ask
+    hints = _hints(it) if asked else {}
+    return tuple(Field(name, _schema(hints.get(name, Any))) for name in asked)
+
+
+def converted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What people gave for the parameters they are asked for, as the types these have; `InvalidValue` names the one that is none."""
+    hints, found = _hints(function), dict[str, Any]()
+    for name in options_of(function).ask:
+        try:
+            found[name] = msgspec.convert(values.get(name), hints.get(name, Any), strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidValue(f"{name}={values.get(name)!r:.80} for {name_of(function)!r}: {error}") from error
+    return found
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    try:
+        return msgspec.json.schema(hint)
+    except TypeError:
+        return {}
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

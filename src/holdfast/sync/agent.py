@@ -14,8 +14,8 @@ from ..agents.driving import Instructions
 from ..agents.events import Event
 from ..agents.history import DEFAULT, History
 from ..agents.output import RunOutput
-from ..agents.requirements import Decision
 from ..messages import Message
+from ..requirements import Decision
 from ..runs import WAIT
 from .sessions import Bridge, Session, Store, portal, waited
 

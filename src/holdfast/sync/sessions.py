@@ -27,6 +27,7 @@ from ..entries import Entry
 from ..errors import HoldfastError, InvalidValue
 from ..info import SessionInfo
 from ..messages import Message
+from ..requirements import Requirement
 from ..runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
 from ..store import CacheStats, SessionPage, Wanted
 
@@ -211,6 +212,9 @@ class Store:
 
     def sessions(self, **wanted: Unpack[Wanted]) -> Iterator[SessionInfo]:
         return self._bridge.each(self.aio.sessions(**wanted))
+
+    def requirements(self, *, user_id: str | None = None) -> Iterator[tuple[SessionInfo, Requirement]]:
+        return self._bridge.each(self.aio.requirements(user_id=user_id))
 
     def sweep(self, *, limit: int = 1000) -> int:
         return self._bridge.call(self.aio.sweep(limit=limit))
@@ -424,6 +428,9 @@ class Session:
 
     def get_run(self, run_id: str) -> RunInfo | None:
         return self.call(self.aio.get_run(run_id))
+
+    def requirements(self) -> list[Requirement]:
+        return self.call(self.aio.requirements())
 
     def refresh(self) -> None:
         self.call(self.aio.refresh())

@@ -1,0 +1,181 @@
+"""What a paused run waits for, and what people decide.
+
+A requirement and its decision are entries of the session. A decision is stored before it has any effect, with the claim: of two that
+come at once, the second finds the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from . import entries as kinds
+from .entries import Entry, NewEntry
+from .errors import Corrupt, InvalidValue, UsageError
+from .ids import new_id
+from .messages import ToolCall
+
+FORM = 1
+Kind = Literal["confirmation", "input", "external", "unknown"]
+Outcome = Literal["approve", "deny", "answer", "supply", "retry", "cancel", "expired"]
+
+FITS: dict[Kind, tuple[Outcome, ...]] = {
+    "confirmation": ("approve", "deny", "cancel"),
+    "input": ("answer", "deny", "cancel"),
+    "external": ("supply", "deny", "cancel"),
+    "unknown": ("retry", "supply", "cancel"),
+}
+"""How each kind of requirement can be decided. What nobody decides in time becomes `expired`."""
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing a person is asked for: its name, and its type as a JSON schema."""
+
+    name: str
+    schema: dict[str, Any] = {}
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One requirement's decision; `value` is what came with it: arguments changed or given, a result, the reason of a denial."""
+
+    requirement: str
+    outcome: Outcome
+    value: Any = None
+    v: int = FORM
+
+    @property
+    def executes(self) -> bool:
+        """Whether the call is executed because of it."""
+        return self.outcome in ("approve", "answer", "retry")
+
+
+class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run needs from a person, for one tool `call`. It is decided once, by what one of its methods gives.
+
+    `kind`: `confirmation` (may this be executed?), `input` (`fields` are to be filled in), `external` (executed by somebody else, who
+    supplies the result), `unknown` (the process ended while it was executed: nobody knows whether it had its effect).
+    `expires`: when it can't be decided any more, unix microseconds.
+    """
+
+    id: str
+    run_id: str
+    kind: Kind
+    call: ToolCall
+    fields: tuple[Field, ...] = ()
+    expires: int | None = None
+    v: int = FORM
+
+    def approve(self, **changed: Any) -> Decision:
+        """Execute the call, with some of its arguments changed where they are given."""
+        return self._decided("approve", changed or None)
+
+    def answer(self, **fields: Any) -> Decision:
+        """Fill in the fields, and execute the call."""
+        names = {field.name for field in self.fields}
+        if self.kind == "input" and fields.keys() != names:
+            raise InvalidValue(f"answer({', '.join(fields)}): {self.call.name} asks for {', '.join(sorted(names))}")
+        return self._decided("answer", fields)
+
+    def deny(self, reason: str | None = None) -> Decision:
+        """Don't execute the call; the model is told, with the reason."""
+        return self._decided("deny", reason)
+
+    def supply(self, result: Any) -> Decision:
+        """Take `result`, any JSON value, as what the call gave."""
+        return self._decided("supply", result)
+
+    def retry(self) -> Decision:
+        """Execute the call again."""
+        return self._decided("retry", None)
+
+    def cancel(self) -> Decision:
+        """End the whole run as cancelled."""
+        return self._decided("cancel", None)
+
+    def has_expired(self, now: int) -> bool:
+        """Whether it is too late at `now`, unix microseconds."""
+        return self.expires is not None and self.expires <= now
+
+    def check(self, decision: Decision) -> None:
+        """`UsageError` for a decision that does not fit this kind."""
+        if decision.outcome not in (*FITS[self.kind], "expired"):
+            fits = ", ".join(f"{outcome}()" for outcome in FITS[self.kind])
+            raise UsageError(f"{decision.outcome}() is no decision on {self.kind} of {self.call.name!r}: use {fits}")
+
+    def _decided(self, outcome: Outcome, value: Any) -> Decision:
+        decision = Decision(self.id, outcome, value)
+        self.check(decision)
+        try:
+            stored = msgspec.json.decode(msgspec.json.encode(value))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidValue(f"{outcome}({value!r:.80}): what is decided with is plain JSON: {error}") from error
+        if stored != value:
+            raise InvalidValue(f"{outcome}({value!r:.80}): what is decided with is plain JSON, this would come back as something else")
+        return decision
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """The requirements and decisions a run's entries tell of."""
+
+    asked: dict[str, Requirement]
+    decided: dict[str, Decision]
+
+    @property
+    def open(self) -> list[Requirement]:
+        """What is still to be decided, in the order it was asked."""
+        return [it for it in self.asked.values() if it.id not in self.decided]
+
+    def check(self, decisions: Iterable[Decision], now: int) -> dict[str, Decision]:
+        """The decisions by requirement; `UsageError` for one that nobody asked for, that was decided before, or that comes too late."""
+        given: dict[str, Decision] = {}
+        for decision in decisions:
+            asked = self.asked.get(decision.requirement)
+            if asked is None:
+                known = ", ".join(self.asked) or "it has none"
+                raise UsageError(f"requirement {decision.requirement!r} is none of this run's: {known}")
+            if asked.id in self.decided or asked.id in given:
+                outcome = (self.decided | given)[asked.id].outcome
+                raise UsageError(f"requirement {asked.id!r} ({asked.kind} of {asked.call.name!r}) was decided already: {outcome}")
+            if asked.has_expired(now):
+                raise UsageError(f"requirement {asked.id!r} ({asked.kind} of {asked.call.name!r}) has expired: continue_run without it")
+            asked.check(decision)
+            given[asked.id] = decision
+        return given
+
+    def expired(self, now: int) -> tuple[Decision, ...]:
+        """What time has decided."""
+        return tuple(Decision(it.id, "expired") for it in self.open if it.has_expired(now))
+
+
+def told(entries: Iterable[Entry]) -> Needs:
+    """What entries ask for, and what was decided."""
+    asked: dict[str, Requirement] = {}
+    decided: dict[str, Decision] = {}
+    for entry in entries:
+        if entry.kind == kinds.REQUIREMENT:
+            it = _decoded(entry, Requirement)
+            asked[it.id] = it
+        elif entry.kind == kinds.DECISION:
+            it = _decoded(entry, Decision)
+            decided[it.requirement] = it
+    return Needs(asked, decided)
+
+
+def asked(run_id: str, kind: Kind, call: ToolCall, *, fields: tuple[Field, ...] = (), expires: int | None = None) -> Requirement:
+    """A requirement that is asked now."""
+    return Requirement(new_id(), run_id, kind, call, fields, expires)
+
+
+def entry_of(it: Requirement | Decision, run_id: str, agent: str | None, time: int) -> NewEntry:
+    """The entry that records it."""
+    kind = kinds.REQUIREMENT if isinstance(it, Requirement) else kinds.DECISION
+    return NewEntry(new_id(), kind, msgspec.json.encode(it), run_id, agent, time)
+
+
+def _decoded(entry: Entry, type: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(entry.body, type=type)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"{entry.kind} entry {entry.id} (seq {entry.seq}) is not readable: {error}") from error
