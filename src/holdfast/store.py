@@ -329,6 +329,7 @@ _SCHEMES = {
     "postgres": "postgres",
     "postgresql": "postgres",
     "dynamodb": "dynamodb",
+    "dynamodb": "dynamodb",
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), "redis"),
 }
 """Which module of `backends` understands a URL, by its scheme. Its `from_url` gives the backend, not yet connected."""
