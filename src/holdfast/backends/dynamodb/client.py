@@ -220,7 +220,9 @@ class Table:
     def scan(self, start: Item | None = None, **request: Any) -> Generator[tuple[list[Item], Item | None]]:
         """Pages of the whole table or index, and where the next one begins."""
         while True:
-            answer = self._call("scan", **(request | ({"ExclusiveStartKey": start} if start else {})))
+            if start:
+                request["ExclusiveStartKey"] = start
+            answer = self._call("scan", **request)
             start = answer.get("LastEvaluatedKey")
             yield answer["Items"], start
             if start is None:

@@ -124,13 +124,22 @@ def is_grave(item: Item) -> bool:
     return item[SORT]["S"].startswith(_GRAVE)
 
 
+def is_dirty(item: Item) -> bool:
+    """Whether it says that something is left behind."""
+    return item.get(INDEXES[BY_TENANT]) == {"S": DIRT_LIST}
+
+
 def dirt_key(prefix: str) -> str:
     return f"{_DIRT}{prefix}"
 
 
 def counter(tenant: str) -> str:
     """The partition key of the counter that orders a tenant's sessions."""
-    return composed(_COUNTERS, tenant)
+    return f"{_COUNTERS}{_APART}{tenant}"
+
+
+def is_counter(pk: str) -> bool:
+    return pk.startswith(f"{_COUNTERS}{_APART}")
 
 
 def _address(namespace: str, name: str) -> str:

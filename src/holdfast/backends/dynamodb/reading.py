@@ -19,7 +19,7 @@ from ...ids import now
 from ...rules import alive, asked, select
 from . import layout
 from .client import Op, Patience, Table
-from .layout import HEAD, PAGE, SEVERAL, Block, Item, Record, Stored, address
+from .layout import HEAD, PAGE, SEVERAL, Block, Item, Stored, address
 
 _OPENING_STATE = 30
 """State keys that the first query of a session makes room for, as long as nothing is known of it."""
@@ -52,19 +52,21 @@ def living(item: Item | None) -> Stored | None:
     return stored if stored is not None and alive(stored.head, now()) else None
 
 
-def read(table: Table, pk: str, plan: ReadPlan, states: int | None) -> Seen:
-    """The plan's answer from one moment. `states`: how many state items there were, as far as that is known."""
+def read(table: Table, pk: str, plan: ReadPlan, states: int | None = None, last: Item | None = None) -> Seen:
+    """The plan's answer from one moment. `states`: how many state items there were, `last`: the head item, as far as that is known."""
     patience = Patience(table.seconds)
+    ahead = last is not None and not _is_known(layout.stored_of(last), plan)
     while True:
         try:
-            return _once(table, pk, plan, states)
+            return _once(table, pk, plan, states, ahead=ahead)
         except Torn as torn:
             if not patience.again():
                 raise StoreUnavailable(f"table {table.name}: {pk!r} changed faster than it could be read") from torn
 
 
-def _once(table: Table, pk: str, plan: ReadPlan, states: int | None) -> Seen:
-    if _may_be_known(plan):
+def _once(table: Table, pk: str, plan: ReadPlan, states: int | None, *, ahead: bool) -> Seen:
+    """`ahead`: the session is known to be further than the plan's author."""
+    if not ahead and _may_be_known(plan):
         item = table.get(address(pk, HEAD))
         stored = living(item)
         if stored is None:

@@ -23,7 +23,7 @@ from .reading import blobs_in, journal, living, read
 from .writes import Writes, batch_prefix, begun, changed, checks_of, ended, grave_check, with_redo
 
 _KNOWN = 1024
-_COMPANY_SECONDS, _MOST_COMPANY = 0.001, 8
+_COMPANY_SECONDS, _MOST_COMPANY = 0.003, 8
 _COPIED = ReadPlan(state_since=0, entries=Window(newest=False), blobs=(BlobRange(),))
 
 
@@ -69,17 +69,20 @@ class Author:
 
     def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
         plan = msgspec.structs.replace(_COPIED, entries=Window(newest=False, before=None if upto is None else upto + 1))
-        snapshot = read(self.table, layout.partition(source), plan, None).snapshot
+        snapshot = read(self.table, layout.partition(source), plan).snapshot
         if snapshot is None:
             raise SessionNotFound(f"there is no {source}")
         return _Try(self, target, commit, snapshot).run()
 
     def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
-        pk = layout.partition(key)
+        return self.seen(layout.partition(key), plan)
+
+    def seen(self, pk: str, plan: ReadPlan) -> Snapshot | None:
+        """The plan's answer; what it tells of the head is remembered."""
         known = self.heads.get(pk)
-        seen = read(self.table, pk, plan, known.states if known else None)
-        self.heads.put(pk, seen.item, seen.states)
-        return seen.snapshot
+        found = read(self.table, pk, plan, known.states if known else None, known.item if known else None)
+        self.heads.put(pk, found.item, found.states)
+        return found.snapshot
 
 
 class _Moved(Exception):
@@ -95,12 +98,14 @@ class _Try:
     """One commit on its way."""
 
     def __init__(self, author: Author, key: Key, commit: Commit, source: Snapshot | None) -> None:
-        self.table, self.heads = author.table, author.heads
+        self.author, self.table, self.heads = author, author.table, author.heads
         self.key, self.pk, self.commit, self.source = key, layout.partition(key), commit, source
         self.place = 0
         self.item: Item | None = None
         """The head that is being judged, and under it the blobs that an `if_absent` has found to be there."""
         self.kept: frozenset[str] = frozenset()
+        self.sure = False
+        """Whether DynamoDB itself has said that this head is the newest."""
 
     def run(self) -> Outcome:
         patience = _Company(self.table.seconds)
@@ -113,7 +118,7 @@ class _Try:
                 item, fresh, self.kept = moved.item, True, moved.kept
                 patience.again(self.key)
             except UsageError as error:
-                if fresh:
+                if fresh or self.sure:
                     self._check_grave(error)
                     raise
                 item, fresh = self._fetch(), True
@@ -236,12 +241,10 @@ class _Try:
         plan = self.commit.answer
         if plan is None:
             return Outcome(head, version, seq, None, repeated)
-        known = self.heads.get(self.pk)
-        seen = read(self.table, self.pk, plan, known.states if known else None)
-        self.heads.put(self.pk, seen.item, seen.states)
-        if seen.snapshot is None:
+        snapshot = self.author.seen(self.pk, plan)
+        if snapshot is None:
             raise self._gone()
-        return Outcome(seen.snapshot.head, version, seq, seen.snapshot, repeated)
+        return Outcome(snapshot.head, version, seq, snapshot, repeated)
 
     # --- writing ---
 
@@ -294,6 +297,7 @@ class _Try:
         if HEAD in found:
             self.heads.put(self.pk, found[HEAD])
             raise _Moved(found[HEAD])
+        self.sure = True
         if self.commit.create is not None and layout.grave_key(self.commit.create.incarnation) in found:
             raise self._gone()
         self._check_keys(found)
