@@ -24,6 +24,7 @@ class RunStream(AsyncIterator[Event]):
     def __init__(self, events: Callable[[], AsyncGenerator[Event]]) -> None:
         self._events = events
         self._feed: _Feed | None = None
+        self._closed = False
         self._result: RunOutput | None = None
 
     async def __aenter__(self) -> Self:
@@ -34,7 +35,7 @@ class RunStream(AsyncIterator[Event]):
         await self.aclose()
 
     async def __anext__(self) -> Event:
-        event = await self._started().next()
+        event = None if self._closed else await self._started().next()
         if event is None:
             raise StopAsyncIteration
         if isinstance(event, RunEnded):
@@ -50,7 +51,8 @@ class RunStream(AsyncIterator[Event]):
         return self._result
 
     async def aclose(self) -> None:
-        """Cancel the run if it is not over; it is recorded when this returns."""
+        """Cancel the run if it is not over; it is recorded when this returns. One that has not begun never does."""
+        self._closed = True
         if self._feed is not None:
             await self._feed.stop()
 
