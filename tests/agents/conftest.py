@@ -120,6 +120,13 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
 
 
 @pytest.fixture
+async def memory() -> AsyncGenerator[Store]:
+    """For what has nothing to do with where it is stored."""
+    async with Store.open("memory://") as opened:
+        yield opened
+
+
+@pytest.fixture
 async def file_store(tmp_path: Path) -> AsyncGenerator[Store]:
     """For what needs more than one process."""
     async with Store.open(f"sqlite:///{tmp_path}/chat.db") as opened:

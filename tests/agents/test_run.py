@@ -87,15 +87,15 @@ async def test_generated_ids(chat: Models) -> None:
     assert [request.input for request in chat.servers[1].requests][1][0]["content"] == "a"
 
 
-async def test_input_may_be_messages(models: Models, store: Store) -> None:
-    agent = models.agent(["yes", "again"], store=store)
+async def test_input_may_be_messages(models: Models, memory: Store) -> None:
+    agent = models.agent(["yes", "again"], store=memory)
     await agent.run([user("one"), assistant("two"), user("three")], session_id="s")
     await agent.run(user("four"), session_id="s")
     assert sent(models.requests[0]) == ["one", "two", "three"]
     assert sent(models.requests[1]) == ["one", "two", "three", "yes", "four"]
 
 
-async def test_instructions_are_sent_shown_and_stored_once(models: Models, store: Store) -> None:
+async def test_instructions_are_sent_shown_and_stored_once(models: Models, memory: Store) -> None:
     def by_state(session: Session) -> str:
         return f"speak {session.get('language', 'English')}"
 
@@ -104,10 +104,10 @@ async def test_instructions_are_sent_shown_and_stored_once(models: Models, store
 
     server = models.serve(["a", "b", "c", "d"])
     for instructions in ("be kind", by_state, later, None):
-        await models.agent(server, store=store, instructions=instructions).run("hi", session_id="s")
+        await models.agent(server, store=memory, instructions=instructions).run("hi", session_id="s")
     found = [_instructions(request) for request in server.requests]
     assert found == ["be kind", "speak English", "be brief", None]
-    session = await store.session("s")
+    session = await memory.session("s")
     assert await texts(session) == ["be kind", "hi", "a", "speak English", "hi", "b", "be brief", "hi", "c", "hi", "d"]
 
 
@@ -116,8 +116,8 @@ def _instructions(request: Request) -> str | None:
     return request.body.get("instructions") or (systems[0] if systems else None)
 
 
-async def test_huge_input_is_kept_whole(models: Models, store: Store) -> None:
-    agent = models.agent(["ok", "still"], store=store)
+async def test_huge_input_is_kept_whole(models: Models, memory: Store) -> None:
+    agent = models.agent(["ok", "still"], store=memory)
     huge = "naïve \U0001f600 \x00 " * 50_000
     await agent.run(huge, session_id="s")
     assert models.requests[0].input[-1]["content"] == huge
@@ -250,9 +250,9 @@ def test_a_model_nobody_knows_is_refused(model: Any) -> None:
 
 @BOTH
 @pytest.mark.parametrize("status", [400, 429, 500])
-async def test_an_error_of_the_model_leaves_the_input_and_the_status(models: Models, store: Store, stream: bool, status: int) -> None:
+async def test_an_error_of_the_model_leaves_the_input_and_the_status(models: Models, memory: Store, stream: bool, status: int) -> None:
     server = models.serve([Answer(status=status, text="no")])
-    agent = Agent(models.impatient(server), store=store)
+    agent = Agent(models.impatient(server), store=memory)
     with pytest.raises(ModelHTTPError) as caught:
         await ended(agent, "hi", session_id="s", run_id="r1", stream=stream)
     assert "run_id='r1', session_id='s'" in "".join(caught.value.__notes__)
@@ -264,9 +264,9 @@ async def test_an_error_of_the_model_leaves_the_input_and_the_status(models: Mod
 
 
 @BOTH
-async def test_a_cut_connection_leaves_what_was_said(models: Models, store: Store, stream: bool) -> None:
+async def test_a_cut_connection_leaves_what_was_said(models: Models, memory: Store, stream: bool) -> None:
     server = models.serve([Answer(text="a long answer that is cut in its middle", cut=True)])
-    agent = Agent(models.impatient(server), store=store)
+    agent = Agent(models.impatient(server), store=memory)
     with pytest.raises(Exception, match="."):
         await ended(agent, "hi", session_id="s", run_id="r1", stream=stream)
     session = await there(agent, "s")
@@ -274,28 +274,28 @@ async def test_a_cut_connection_leaves_what_was_said(models: Models, store: Stor
     kept = await texts(session)
     assert kept[0] == "hi"
     assert not stream or (len(kept) == 2 and "a long answer".startswith(kept[1][:8]))
-    again = models.agent(["whole"], store=store)
+    again = models.agent(["whole"], store=memory)
     output = await again.run("hi", session_id="s", run_id="r1")
     assert (output.content, sent(models.requests[-1])) == ("whole", ["hi"])
     assert await texts(await there(agent, "s")) == ["hi", "whole"]
 
 
-async def test_an_answer_with_nothing_in_it(models: Models, store: Store) -> None:
-    agent = models.agent([Answer(text=""), Answer(), "something", "more"], store=store)
+async def test_an_answer_with_nothing_in_it(models: Models, memory: Store) -> None:
+    agent = models.agent([Answer(text=""), Answer(), "something", "more"], store=memory)
     try:
         await agent.run("hi", session_id="s")
     except Exception as error:
         assert type(error).__module__.startswith("pydantic_ai")  # noqa: PT017
     session = await there(agent, "s")
     assert (await statuses(session))[0] in ("completed", "error")
-    await models.agent(["fine"], store=store).run("and now?", session_id="s")
+    await models.agent(["fine"], store=memory).run("and now?", session_id="s")
     assert (await texts(session))[-1] == "fine"
 
 
-async def test_cancelling_in_the_model_call(models: Models, store: Store) -> None:
+async def test_cancelling_in_the_model_call(models: Models, memory: Store) -> None:
     held = threading.Event()
     server = models.serve([Answer(text="never", hold=held)])
-    agent = models.agent(server, store=store)
+    agent = models.agent(server, store=memory)
     task = asyncio.create_task(agent.run("hi", session_id="s"))
     await asyncio.to_thread(server.wait_for, 1)
     task.cancel()
@@ -393,8 +393,8 @@ async def test_many_tasks_on_one_session_never_mix(chat: Models, store: Store) -
     assert len(log) == 24
 
 
-async def test_threads_with_loops_of_their_own_share_an_agent(models: Models, store: Store) -> None:
-    agent = models.agent(lambda request: f"to {sent(request)[-1]}", store=store)
+async def test_threads_with_loops_of_their_own_share_an_agent(models: Models, memory: Store) -> None:
+    agent = models.agent(lambda request: f"to {sent(request)[-1]}", store=memory)
 
     def run(n: int) -> str:
         return str(asyncio.run(agent.run(f"q{n}", session_id=f"s{n % 2}")))

@@ -1,0 +1,495 @@
+"""Tools: what they may take, give and do, and what the model and the session are told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import threading
+from functools import partial
+from typing import Annotated, Any, Optional
+
+import pytest
+from pydantic import BaseModel, Field
+from pydantic_ai import RunContext, Tool
+from pydantic_ai.toolsets import FunctionToolset
+
+import holdfast.sync
+from holdfast import InvalidValue, Session, Store, UsageError, user
+from holdfast.agents import Agent, ToolAnswered, ToolCalled, tool
+from holdfast.testing.model_server import Answer, Call, Request, call
+
+from .conftest import Counting, Models, ended, sent, short, statuses, texts, there, told
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Item(BaseModel):
+    sku: str
+    price: decimal.Decimal = decimal.Decimal("1.50")
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+RESULTS: list[tuple[Any, Any]] = [
+    ("text", "text"),
+    ("", ""),
+    (None, None),
+    (True, True),
+    (5, 5),
+    (0.5, 0.5),
+    ([], []),
+    ({}, {}),
+    ([1, {"a": [None]}], [1, {"a": [None]}]),
+    (Item(sku="a"), {"sku": "a", "price": "1.50"}),
+    ([Item(sku="a")], [{"sku": "a", "price": "1.50"}]),
+    (Point(1), {"x": 1}),
+    ((1, 2), [1, 2]),
+    ({3}, [3]),
+    (Color.RED, "red"),
+    (datetime.date(2026, 1, 2), "2026-01-02"),
+    ({"when": datetime.datetime(2026, 1, 2)}, {"when": "2026-01-02T00:00:00"}),  # noqa: DTZ001
+    (decimal.Decimal("1.5"), "1.5"),
+    ("a \x00 b", "a \x00 b"),
+    ("x" * 100_000, "x" * 100_000),
+    (2**70, 2**70),
+]
+
+
+@pytest.mark.parametrize(("result", "stored"), RESULTS, ids=[f"{type(it).__name__}-{n}" for n, (it, _) in enumerate(RESULTS)])
+async def test_what_a_tool_gives_is_stored_and_sent_again_the_same(models: Models, memory: Store, result: Any, stored: Any) -> None:
+    def look() -> Any:
+        return result
+
+    server = models.serve([call("look"), "ok", "again"])
+    output = await models.agent(server, store=memory, tools=[look]).run("look", session_id="s")
+    assert output.messages[2].parts[0].response == stored  # pyright: ignore[reportAttributeAccessIssue]
+    assert (await (await memory.session("s")).get_messages())[2] == output.messages[2]
+    await models.agent(server, store=memory).run("and now?", session_id="s")
+    assert server.requests[2].input[: len(server.requests[1].input)] == server.requests[1].input
+
+
+class Unspeakable:
+    pass
+
+
+@pytest.mark.parametrize("result", [Unspeakable(), [Unspeakable()], float("nan"), b"\xff\x00", {1: b"\xfe"}, "\ud800", lambda: 5], ids=repr)
+async def test_what_no_json_can_hold_ends_in_one_clear_way(chat: Models, memory: Store, result: Any) -> None:
+    """Whether it is told to the model in some form or raised: the session is sound and goes on."""
+
+    def look() -> Any:
+        return result
+
+    agent = chat.agent(lambda request: "ok" if len(request.input) > 1 else call("look"), store=memory, tools=[look])
+    try:
+        output = await agent.run("look", session_id="s")
+    except Exception:
+        assert (await statuses(await there(agent, "s"))) == ["error"]
+    else:
+        assert output.content == "ok"
+    follow = chat.agent(["fine"], store=memory)
+    assert (await follow.run("and now?", session_id="s")).content == "fine"
+
+
+async def test_a_tool_that_raises_has_answered(models: Models, memory: Store) -> None:
+    def look(id: str) -> str:
+        raise LookupError(f"there is no {id}")
+
+    agent = models.agent([call("look", id="7"), "sorry"], store=memory, tools=[look])
+    output = await agent.run("look", session_id="s")
+    assert output.content == "sorry"
+    assert "LookupError: there is no 7" in str(sent(models.requests[1]))
+    assert "there is no 7" in (await texts(await there(agent, "s")))[2]
+
+
+async def test_of_a_batch_one_raises_and_the_others_answer(models: Models, memory: Store) -> None:
+    async def good(n: int) -> int:
+        await asyncio.sleep(0.01)
+        return n
+
+    async def bad() -> None:
+        raise ValueError("no")
+
+    batch = Answer(text="let me see", calls=(Call("good", {"n": 1}), Call("bad"), Call("good", {"n": 2})))
+    agent = models.agent([batch, "done"], store=memory, tools=[good, bad])
+    output = await agent.run("look", session_id="s")
+    assert output.content == "done"
+    answers = sorted(text for text in await texts(await there(agent, "s")) if text.startswith("="))
+    assert [answers[0], answers[1]] == ["=1", "=2"]
+    assert "ValueError: no" in answers[2]
+    assert [text for text in sent(models.requests[1]) if text.endswith("()")] == ["good()", "bad()", "good()"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+async def test_a_tool_that_ends_everything(chat: Models, memory: Store, error: type[BaseException]) -> None:
+    async def end() -> None:
+        raise error
+
+    agent = chat.agent([call("end"), "ok"], store=memory, tools=[end])
+    if error is asyncio.CancelledError:
+        with pytest.raises((asyncio.CancelledError, Exception)):
+            await agent.run("go", session_id="s")
+    else:
+        with pytest.raises(error):
+            await _shielded(agent)
+    session = await there(agent, "s")
+    assert (await statuses(session))[0] in ("cancelled", "error")
+    assert (await texts(session))[:2] == ["go", "end()"]
+    assert session.info.running is False
+
+
+async def _shielded(agent: Agent) -> None:
+    """A run whose KeyboardInterrupt ends not the test's own loop."""
+
+    def run() -> None:
+        asyncio.run(agent.run("go", session_id="s"))
+
+    await asyncio.to_thread(run)
+
+
+# --- what a tool may take --------------------------------------------------------------------------------------------
+
+
+def first(session: Session, n: int) -> str:
+    return f"{session.id}{n}"
+
+
+def last(n: int, session: Session) -> str:
+    return f"{session.id}{n}"
+
+
+def keyword(n: int, *, session: Session) -> str:
+    return f"{session.id}{n}"
+
+
+def alone(session: Session) -> str:
+    return f"{session.id}3"
+
+
+def optional(n: int = 3, session: Session | None = None) -> str:
+    return f"{session.id if session else 'none'}{n}"
+
+
+def old_optional(n: int, session: Optional[Session] = None) -> str:  # noqa: UP045
+    return f"{session.id if session else 'none'}{n}"
+
+
+def annotated(n: Annotated[int, Field(gt=0)], session: Annotated[Session, "ours"]) -> str:
+    return f"{session.id}{n}"
+
+
+async def awaited(n: int, session: Session) -> str:
+    await session.state.increment("count")
+    return f"{session.id}{n}"
+
+
+def blocking(n: int, session: holdfast.sync.Session) -> str:
+    session.state.increment("count")
+    return f"{session.id}{n}"
+
+
+async def current(n: int) -> str:
+    return f"{Session.current().id}{n}"
+
+
+def defaulted(session: Session, n: int = 3) -> str:
+    return f"{session.id}{n}"
+
+
+def context(ctx: RunContext[Any], n: int, session: Session) -> str:
+    assert ctx.tool_call_id
+    return f"{session.id}{n}"
+
+
+class Desk:
+    def method(self, n: int, session: Session) -> str:
+        return f"{session.id}{n}"
+
+    async def __call__(self, n: int, session: Session) -> str:
+        return f"{session.id}{n}"
+
+
+TAKERS = [first, last, keyword, alone, optional, old_optional, annotated, awaited, blocking, current, defaulted, context]
+TAKERS += [Desk().method, tool(first), tool(idempotent=True)(awaited), Tool(current, name="renamed")]
+
+
+@pytest.mark.parametrize("function", TAKERS, ids=lambda it: getattr(it, "__name__", type(it).__name__))
+async def test_a_session_is_given_to_tools_and_hidden_from_the_model(chat: Models, memory: Store, function: Any) -> None:
+    name = getattr(function, "name", None) or function.__name__
+    agent = chat.agent([call(name, **({} if function is alone else {"n": 3})), "ok"], store=memory, tools=[function])
+    await agent.run("go", session_id="s")
+    assert (await texts(await there(agent, "s")))[2] == "=s3"
+    (offered,) = chat.requests[0].body["tools"]
+    assert set(offered.get("function", offered)["parameters"]["properties"]) <= {"n"}
+
+
+async def test_objects_and_partials_are_tools_or_refused(chat: Models, memory: Store) -> None:
+    for function in (Desk(), partial(last, 3)):
+        try:
+            agent = chat.agent([call("Desk", n=3), "ok"], store=memory, tools=[function])
+        except InvalidValue as error:
+            assert "tool" in str(error)  # noqa: PT017
+        else:
+            await agent.run("go", session_id="desk")
+            assert "=desk3" in await texts(await there(agent, "desk"))
+
+
+async def test_a_toolset_of_the_engine(models: Models, memory: Store) -> None:
+    def look() -> str:
+        return Session.current().id
+
+    agent = models.agent([call("look"), "ok"], store=memory, tools=[FunctionToolset([look])])
+    await agent.run("go", session_id="s")
+    assert (await texts(await there(agent, "s")))[2] == "=s"
+
+
+@pytest.mark.parametrize("function", [lambda x: x, lambda *x: x, int, print, object(), "look"])
+def test_what_is_no_typed_function_is_taken_or_refused_by_name(function: Any) -> None:
+    try:
+        Agent("test", tools=[function])
+    except InvalidValue as error:
+        assert "tool" in str(error)  # noqa: PT017
+
+
+class Nobody:
+    pass
+
+
+def of_nobody(it: Nobody) -> str:
+    return ""
+
+
+def before_the_slash(session: Session, /, n: int) -> str:
+    return ""
+
+
+def either(session: Session | str) -> str:
+    return ""
+
+
+@pytest.mark.parametrize("function", [of_nobody, before_the_slash, either])
+def test_a_parameter_that_can_not_be_filled_is_refused_by_name(function: Any) -> None:
+    with pytest.raises(InvalidValue, match=function.__name__):
+        Agent("test", tools=[function])
+
+
+def test_a_type_nobody_finds_is_refused_by_name() -> None:
+    def look(it: Nowhere) -> str:  # noqa: F821  # pyright: ignore
+        return ""
+
+    with pytest.raises(InvalidValue, match="'Nowhere'"):
+        Agent("test", tools=[look])
+
+
+# --- what a model may ask --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Call("nobody"),
+        Call("look", {}),
+        Call("look", {"n": "many"}),
+        Call("look", {"n": 1, "more": 2}),
+        Call("look", "not json"),
+        Call("look", "[1]"),
+        Call("look", ""),
+        Call("look", '{"n": 1'),
+        Call("", {}),
+    ],
+    ids=lambda it: f"{it.name}-{it.arguments}",
+)
+async def test_what_a_model_asks_wrongly_it_is_told(models: Models, memory: Store, asked: Call) -> None:
+    """It is told once what was wrong, and does better; then a session with such a call in it goes on."""
+
+    def look(n: int) -> int:
+        return n
+
+    server = models.serve([Answer(calls=(asked,)), call("look", n=1), "ok", "fine"])
+    agent = models.agent(server, store=memory, tools=[look])
+    output = await agent.run("go", session_id="s")
+    assert output.content == "ok"
+    assert len(server.requests) == 3
+    assert len([text for text in sent(server.requests[2]) if text.startswith("=")]) == 2
+    assert (await agent.run("and now?", session_id="s")).content == "fine"
+    assert sent(server.requests[3])[:-2] == sent(server.requests[2])
+    assert short((await (await memory.session("s")).get_messages())[-1]) == "fine"
+
+
+async def test_a_model_that_never_stops(chat: Models, memory: Store) -> None:
+    ran: list[int] = []
+
+    def look() -> str:
+        ran.append(1)
+        return "nothing"
+
+    agent = chat.agent(lambda _: call("look"), store=memory, tools=[look])
+    with pytest.raises(Exception, match="limit"):
+        await agent.run("go", session_id="s")
+    session = await there(agent, "s")
+    assert await statuses(session) == ["error"]
+    assert len(ran) < 100
+    assert (await chat.agent(["fine"], store=memory).run("stop", session_id="s")).content == "fine"
+
+
+# --- what a tool may do with the session -----------------------------------------------------------------------------
+
+
+async def test_what_a_tool_stages_is_stored_with_its_result(models: Models, counting: Counting, counted: Store) -> None:
+    def note(session: Session) -> str:
+        session.set("seen", {"n": 1})
+        session.get_volatile_cache().set("here", 1)
+        return "noted"
+
+    async def check(session: Session) -> str:
+        later = await counted.get(session.id)
+        assert later is not None
+        return f"{later.get('seen')} {session.get_volatile_cache().get('here')}"
+
+    agent = models.agent([call("note"), call("check"), "ok"], store=counted, tools=[note, check])
+    await agent.run("go", session_id="s")
+    session = await there(agent, "s")
+    assert (await texts(session))[4] == "={'n': 1} 1"
+    assert session.get("seen") == {"n": 1}
+    assert counting.made.count("commit") == 6
+
+
+async def test_a_tool_counts_appends_and_writes_messages(models: Models, store: Store) -> None:
+    async def work(session: Session) -> int:
+        await session.append(user("an aside"))
+        await session.state.append("list", "x")
+        return await session.state.increment("count", 2)
+
+    batch = Answer(calls=(Call("work"), Call("work")))
+    agent = models.agent([batch, call("work"), "ok", "fine"], store=store, tools=[work])
+    await agent.run("go", session_id="s")
+    session = await there(agent, "s")
+    assert (session.get("count"), session.get("list")) == (6, ["x"] * 3)
+    assert (await agent.run("and now?", session_id="s")).content == "fine"
+    assert sorted(text for text in sent(models.requests[-1]) if text.startswith("=")) == ["=2", "=4", "=6"]
+
+
+async def test_a_tool_that_clears_the_session(models: Models, store: Store) -> None:
+    async def forget(session: Session) -> str:
+        session.clear()
+        session.set("after", 1)
+        await session.commit()
+        return "forgotten"
+
+    agent = models.agent([call("forget"), "ok", "fine"], store=store, tools=[forget])
+    await store.session("s")
+    output = await agent.run("my secret", session_id="s")
+    assert output.content == "ok"
+    session = await there(agent, "s")
+    assert session.get("after") == 1
+    assert "my secret" not in await texts(session)
+    assert (await agent.run("and now?", session_id="s")).content == "fine"
+    assert "my secret" not in str(models.requests[-1].body)
+
+
+async def test_a_tool_that_deletes_the_session(models: Models, store: Store) -> None:
+    async def away(session: Session) -> str:
+        await session.delete()
+        return "gone"
+
+    agent = models.agent([call("away"), "ok"], store=store, tools=[away])
+    with pytest.raises(Exception, match="gone"):
+        await agent.run("my secret", session_id="s")
+    assert not await store.has("s")
+
+
+async def test_a_run_within_a_run_of_the_same_session_is_refused_and_told(chat: Models, memory: Store) -> None:
+    inner = chat.agent(["inner"], store=memory)
+
+    async def ask(session: Session, by: str) -> str:
+        try:
+            return (await (inner.run("x", session_id=session.id) if by == "id" else inner.run("x", session=session))).content
+        except UsageError as error:
+            return type(error).__name__
+
+    async def aside() -> str:
+        return (await inner.run("x", session_id="other")).content
+
+    agent = chat.agent([call("ask", by="id"), call("ask", by="object"), call("aside"), "ok"], store=memory, tools=[ask, aside])
+    output = await asyncio.wait_for(agent.run("go", session_id="s"), 10)
+    assert output.content == "ok"
+    assert [text for text in await texts(await there(agent, "s")) if text.startswith("=")] == ["=UsageError", "=UsageError", "=inner"]
+    assert await texts(await there(agent, "other")) == ["x", "inner"]
+
+
+# --- how tools run ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_is_stored_before_its_tool_starts_and_a_result_before_the_model_is_asked(models: Models, store: Store) -> None:
+    seen: list[list[str]] = []
+
+    async def look(n: int) -> int:
+        seen.append(await texts(await there(agent, "s")))
+        return n
+
+    loop = asyncio.get_running_loop()
+
+    def answer(request: Request) -> Any:
+        if len(request.input) == 1:
+            return Answer(calls=(Call("look", {"n": 1}), Call("look", {"n": 2})))
+        future = asyncio.run_coroutine_threadsafe(_log(store), loop)
+        assert sorted(future.result(5)[2:]) == ["=1", "=2"]
+        return "ok"
+
+    agent = models.agent(answer, store=store, tools=[look])
+    assert (await agent.run("go", session_id="s")).content == "ok"
+    assert all(log[:2] == ["go", "look() look()"] for log in seen)
+
+
+async def _log(store: Store) -> list[str]:
+    return await texts(await store.session("s"))
+
+
+async def test_calls_of_one_answer_run_at_once_and_plain_functions_do_not_block_the_loop(models: Models, memory: Store) -> None:
+    barrier, together = threading.Barrier(3), asyncio.Barrier(2)
+
+    def plain() -> str:
+        barrier.wait(5)
+        return "plain"
+
+    async def awaited() -> str:
+        async with asyncio.timeout(5):
+            await together.wait()
+        return "awaited"
+
+    batch = Answer(calls=(Call("plain"), Call("plain"), Call("plain"), Call("awaited"), Call("awaited")))
+    agent = models.agent([batch, "ok"], store=memory, tools=[plain, awaited])
+    await agent.run("go", session_id="s")
+    assert sorted(text for text in await texts(await there(agent, "s")) if text.startswith("=")) == ["=awaited"] * 2 + ["=plain"] * 3
+
+
+async def test_events_of_tools(models: Models, memory: Store) -> None:
+    def look(n: int) -> dict[str, int]:
+        return {"n": n}
+
+    agent = models.agent([Answer(text="let me see", calls=(Call("look", {"n": 1}),)), "ok"], store=memory, tools=[look])
+    events = await told(agent.run("go", session_id="s", stream=True))
+    kinds = [type(event).__name__ for event in events if type(event).__name__ != "TextDelta"]
+    assert kinds == ["RunStarted", "ToolCalled", "ToolAnswered", "RunEnded"]
+    called, answered = next(it for it in events if isinstance(it, ToolCalled)), next(it for it in events if isinstance(it, ToolAnswered))
+    assert (called.name, called.arguments, answered.response, answered.id) == ("look", {"n": 1}, {"n": 1}, called.id)
+    assert "".join(str(event) for event in events) == "let me seeok"
+
+
+async def test_arguments_are_stored_as_json(models: Models, memory: Store) -> None:
+    def look(item: Item, tags: list[str]) -> str:
+        return item.sku + tags[0]
+
+    arguments = {"item": {"sku": "naïve", "price": "2.5"}, "tags": ["\U0001f600"]}
+    agent = models.agent([Answer(calls=(Call("look", json.dumps(arguments)),)), "ok"], store=memory, tools=[look])
+    output = await ended(agent, "go", session_id="s", stream=True)
+    assert output.messages[1].parts[0].arguments == arguments  # pyright: ignore[reportAttributeAccessIssue]
+    assert output.messages[2].parts[0].response == "naïve\U0001f600"  # pyright: ignore[reportAttributeAccessIssue]
