@@ -22,7 +22,7 @@ from holdfast.backends.redis import RedisBackend, from_url
 from holdfast.entries import MESSAGE, RUN, NewEntry
 from holdfast.ids import new_id, new_incarnation, now
 from holdfast.messages import encode_message
-from tests.servers.redis import redis8, server, valkey9
+from tests.servers.redis import Server, redis8, server, valkey9
 
 QUESTION = encode_message(user("Where is my order? " * 10))
 ANSWER = encode_message(assistant("It is on its way and will be there tomorrow. " * 10))
@@ -85,8 +85,8 @@ def _ended(run: str) -> tuple[NewEntry, ...]:
 class Raw:
     """The same bytes in the same structures, by pipelines: no conflict is found, no claim is kept, nothing is atomic."""
 
-    def __init__(self, url: str) -> None:
-        self.client = Redis.from_url(url)
+    def __init__(self, port: int) -> None:
+        self.client = Redis(host="127.0.0.1", port=port)
         self.base = f"raw:{new_id()}"
         self.number = 0
 
@@ -125,9 +125,9 @@ async def timed(turn: Turn, count: int) -> list[float]:
     return times
 
 
-async def measure(url: str, turns: int, rounds: int) -> tuple[float, float]:
+async def measure(server: Server, turns: int, rounds: int) -> tuple[float, float]:
     """The median turn of (Holdfast, redis.asyncio) on a session of so many turns, in seconds."""
-    subjects = Holdfast(f"{url}?prefix={new_id()}:"), Raw(url)
+    subjects = Holdfast(f"{server.url}?prefix={new_id()}:"), Raw(server.port)
     times: tuple[list[float], list[float]] = ([], [])
     for it in subjects:
         await it.fill(turns)
@@ -148,7 +148,7 @@ def main() -> None:
     for name, binary in (("Redis 8", redis8()), ("Valkey 9", valkey9())):
         with server(binary, "--appendonly", "no") as it:
             for turns in (0, 500, 5000):
-                ours, raw = asyncio.run(measure(it.url, turns, rounds))
+                ours, raw = asyncio.run(measure(it, turns, rounds))
                 table.add_row(name, f"{turns:,}", f"{1000 * ours:.3f}", f"{1000 * raw:.3f}", f"{ours / raw:.2f}")
     Console().print(table)
 

@@ -11,7 +11,7 @@ from holdfast.ids import new_id
 from holdfast.testing import BackendSuite, Opener
 from holdfast.wrappers.cache import CachedBackend
 
-from ..servers.redis import certificates, cluster, redis8, server, tls_proxy, valkey9
+from ..servers.redis import cluster, redis8, server, valkey9
 
 
 @pytest.fixture(scope="module")

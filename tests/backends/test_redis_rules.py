@@ -31,6 +31,7 @@ from holdfast.backends.memory import MemoryBackend
 from holdfast.entries import MESSAGE, NOTE, RUN
 from holdfast.errors import HoldfastError
 from holdfast.ids import new_id, new_incarnation, now
+from holdfast.rules import changes
 from holdfast.testing.tools import EVERYTHING, SECOND, blob, fresh, listed, note
 
 from ..servers.redis import redis8, server
@@ -38,6 +39,7 @@ from ..servers.redis import redis8, server
 COMMITS = 400
 NAMES = ("a", "b", "a/1", "a\0b", "a\1b", "ü", "")
 KINDS = (MESSAGE, NOTE, RUN, "odd\0kind")
+VALUES: tuple[Any, ...] = (None, 1, [], {}, "ü")
 RUNS = ("one", "two", None)
 
 
@@ -52,7 +54,7 @@ def some(dice: random.Random, most: int, make: Callable[[], Any]) -> tuple[Any, 
 
 
 def any_patch(dice: random.Random) -> HeadPatch | None:
-    metadata = {dice.choice("xy"): dice.choice((None, 1, [], {}, "ü"))}
+    metadata: dict[str, Any] = {dice.choice("xy"): dice.choice(VALUES)}
     patches = (
         HeadPatch(name="n"),
         HeadPatch(metadata=metadata),
@@ -153,7 +155,7 @@ async def test_any_course_of_commits(url: str, seed: int) -> None:
         commit = any_commit(dice, snapshot and snapshot.head, old)
         one = dice.choice(ours)
         assert await tried(one, key, commit) == await tried(theirs, key, commit), (turn, commit)
-        old = [*old[-20:], commit]
+        old = [*old[-20:], commit] if changes(commit) else old  # of those that change nothing nobody keeps the ids
         plan = dice.choice((EVERYTHING, any_plan(dice, snapshot and snapshot.head)))
         assert told(await one.read(key, plan)) == told(await theirs.read(key, plan)), (turn, plan)
         for filter in (Filter(tenant=key.tenant), Filter(tenant=key.tenant, user_id="ada"), Filter(tenant=key.tenant, waiting=True)):

@@ -74,8 +74,9 @@ def folder() -> Generator[Path]:
 
 
 def command(binary: str, port: int, path: Path, *options: str) -> list[str]:
+    prompt = ["--repl-diskless-sync-delay", "0"]
     durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
-    return [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(path), "--loglevel", "warning", *durable, *options]
+    return [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(path), "--loglevel", "warning", *durable, *prompt, *options]
 
 
 def answers(port: int, *words: str, want: bytes = b"+PONG") -> bool:
@@ -116,7 +117,7 @@ class Cluster(msgspec.Struct, frozen=True):
 def cluster(binary: str, *options: str) -> Generator[Cluster]:
     """Three primaries with a replica each, whole and linked; options are for every node."""
     words = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT), "--cluster-replica-validity-factor", "0"]
-    words += ["--repl-diskless-sync-delay", "0", *options]
+    words += options
     buses = [free_port() for _ in range(6)]  # by default a port 10,000 higher, which there may not be
     with ExitStack() as stack:
         nodes = [stack.enter_context(server(binary, *words, "--cluster-port", str(bus))) for bus in buses]

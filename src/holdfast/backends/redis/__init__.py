@@ -6,7 +6,7 @@ is still so, and otherwise tells what is so. See docs/decisions/0006-redis.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -55,6 +55,7 @@ class RedisBackend(Forkable):
         self.capabilities = Capabilities(durable=self.durability.durable(self.server.cluster), multi_process=True, watch=True)
         self._loops = Loops(self.server.nodes)
         self._ready = False
+        self._may_write = False
         self._closed = False
         watch_forks(self)
 
@@ -90,6 +91,13 @@ class RedisBackend(Forkable):
             await self.open()
         return await self._loops.mine()
 
+    async def _writing(self) -> Loop:
+        loop = await self.loop()
+        if not self._may_write:
+            await maintenance.probe(loop, self)
+            self._may_write = True
+        return loop
+
     # --- reading ---
 
     async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
@@ -112,20 +120,20 @@ class RedisBackend(Forkable):
 
     async def commit(self, key: Key, commit: Commit) -> Outcome:
         check_sizes(commit, self.capabilities.max_entry_bytes)
-        loop = await self.loop()
+        loop = await self._writing()
         async with loop.turn(key):
             self.check_open()
             return await committing.Committing(self, loop, key, commit).run()
 
     async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
         check_sizes(commit, self.capabilities.max_entry_bytes)
-        loop = await self.loop()
+        loop = await self._writing()
         async with loop.turn(target):
             self.check_open()
             return await copying.copy(self, loop, source, upto, target, commit)
 
     async def sweep(self, limit: int) -> int:
-        return await listing.sweep(await self.loop(), self.layout, limit)
+        return await listing.sweep(await self._writing(), self.layout, limit)
 
     # --- maintenance ---
 
@@ -133,5 +141,5 @@ class RedisBackend(Forkable):
         self.check_open()
         return await maintenance.status(await self._loops.mine(), self)
 
-    async def check(self) -> Sequence[str]:
+    async def check(self) -> list[str]:
         return await maintenance.check(await self.loop(), self)

@@ -80,9 +80,7 @@ class Committing:
 
     async def _send(self, request: Request) -> Outcome | None:
         then = self._backend.durability.commands()
-        answer, *waited = await COMMIT.run(
-            self._loop.nodes, self._place.slot, request.keys, request.arguments, writing=True, then=then
-        )
+        answer, *waited = await COMMIT.run(self._loop.nodes, self._place.slot, request.keys, request.arguments, writing=True, then=then)
         outcome = self._told(answer, request)
         if outcome is not None and waited:
             self._check_waited(waited)

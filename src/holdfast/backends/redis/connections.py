@@ -152,9 +152,10 @@ def pack(commands: list[Packed]) -> bytes:
 
 async def _answer(connection: AbstractConnection) -> Any:
     try:
-        return await connection.read_response(disable_decoding=True)
+        answer: Any = await connection.read_response(disable_decoding=True)
     except ResponseError as error:
         return error
+    return answer
 
 
 async def _usable(connection: AbstractConnection) -> bool:
@@ -166,6 +167,6 @@ async def _usable(connection: AbstractConnection) -> bool:
 
 
 def _descriptor(connection: AbstractConnection) -> int:
-    writer: Any = connection._writer  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]  # it has no public name
-    socket = None if writer is None else writer.get_extra_info("socket")
+    writer: Any = connection._writer  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]  # it has neither a public name nor a type
+    socket: Any = None if writer is None else writer.get_extra_info("socket")
     return -1 if socket is None else int(socket.fileno())

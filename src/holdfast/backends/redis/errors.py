@@ -32,6 +32,8 @@ _REPLIES: tuple[tuple[type[RedisError], type[StoreError], str], ...] = (
     (AskError, NotAStore, "it is a node of a cluster; add ?cluster=true to the URL"),
 )
 _WORDS: tuple[tuple[str, type[StoreError], str], ...] = (
+    ("no permissions", StoreReadOnly, "this user may not write (see `ACL GETUSER`)"),
+    ("can't access", StoreReadOnly, "this user may not use keys under this prefix (see `ACL GETUSER`)"),
     ("MISCONF", StoreUnavailable, "it can't write to its disk and refuses writes"),
     ("NOREPLICAS", StoreUnavailable, "too few replicas are linked (min-replicas-to-write); nothing of this commit was written"),
     ("BUSY", StoreUnavailable, "a script keeps it busy"),

@@ -85,6 +85,7 @@ class Layout:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix.encode()
         self.schema = self.prefix + b"schema"
+        self.probes = self.prefix + b"{probe}", self.prefix + b"{probe}2"
         self._buckets = tuple(b"%b{%b}" % (self.prefix, tag) for tag in TAGS)
         self.place = lru_cache(4096)(self._place)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from redis.crc import key_slot
 from redis.exceptions import NoPermissionError, ResponseError
 
 from ...backend import Head
@@ -14,6 +15,7 @@ from .connections import Packed, Pool
 from .errors import refused
 from .layout import HEAD, HIDDEN, LOG, OLDEST, VERSION, key_of
 from .plans import head_of
+from .scripts import PROBE
 
 if TYPE_CHECKING:
     from . import RedisBackend
@@ -42,6 +44,12 @@ async def ensure(loop: Loop, backend: RedisBackend) -> None:
         for pool in await loop.nodes.servers():
             await _check_flushes(pool)
     await _schema(loop, backend, begin=True)
+
+
+async def probe(loop: Loop, backend: RedisBackend) -> None:
+    """Raise what a commit would meet in its midst: a user who may send some of its commands and not others must not begin."""
+    names = backend.layout.probes
+    await PROBE.run(loop.nodes, _slot(names[0]), names, (), writing=False)
 
 
 async def migrate(loop: Loop, backend: RedisBackend) -> tuple[int, int]:
@@ -80,8 +88,6 @@ def _understood(where: str, name: bytes, data: bytes) -> Schema:
 
 
 def _slot(name: bytes) -> int:
-    from redis.crc import key_slot
-
     return int(key_slot(name))
 
 
@@ -90,7 +96,7 @@ def _check_server(where: str, info: dict[str, str]) -> None:
     if info and version is None:
         raise NotAStore(f"{where}: what answers there is neither Redis nor Valkey")
     if version and tuple(int(part) for part in version.split(".")[:2]) < _LEAST_VERSION:
-        raise NotAStore(f"{where}: this is Redis {version}; 7.0 or later is needed, or Valkey")
+        raise NotAStore(f"{where}: this is Redis {version}; {'{}.{}'.format(*_LEAST_VERSION)} or later is needed, or Valkey")
     if info.get("redis_mode") == "sentinel":
         raise NotAStore(f"{where}: this is a sentinel; name the server, or give RedisBackend(client=Sentinel(...).master_for(...))")
 
