@@ -13,7 +13,7 @@ from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
-from ..runs import WAIT
+from ..runs import LEASE, WAIT
 from ..session import Session
 from ..store import Store
 from . import naming
@@ -90,6 +90,7 @@ class Agent:
         run_id: str | None = None,
         stream: Literal[False] = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> Coroutine[Any, Any, RunOutput]: ...
     @overload
     def run(
@@ -102,6 +103,7 @@ class Agent:
         run_id: str | None = None,
         stream: Literal[True],
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunStream: ...
     def run(
         self,
@@ -113,14 +115,15 @@ class Agent:
         run_id: str | None = None,
         stream: bool = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> Coroutine[Any, Any, RunOutput] | RunStream:
         """One run: `await` it for its output, or with `stream=True` iterate over its events.
 
         The input is stored before the model is called, every tool's result before the model is asked again. One run at a time on a
         session: another waits up to `wait` seconds, then raises `SessionBusy` (0: at once). `run_id`: your own, to make a call safe to
         repeat: a completed run is returned, a paused one as it waits, one under way is `SessionBusy`, one that failed goes on from what is
-        stored. What the model's client raises is raised on, recorded as the run's error. Raises `SessionNotFound` on a session of
-        another user.
+        stored. `lease`: if the process of this run gives no sign of life for so many seconds, others may take the session over. What the
+        model's client raises is raised on, recorded as the run's error. Raises `SessionNotFound` on a session of another user.
         """
         orders = Orders(
             session=self._session(session, session_id, user_id),
@@ -128,6 +131,7 @@ class Agent:
             run_id=new_id() if run_id is None else check_id(run_id, "run id"),
             supplied=run_id is not None,
             wait=wait,
+            lease=lease,
             stream=stream,
             history=self._history,
         )
@@ -144,6 +148,7 @@ class Agent:
         user_id: str | None = None,
         stream: Literal[False] = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> Coroutine[Any, Any, RunOutput]: ...
     @overload
     def continue_run(
@@ -156,6 +161,7 @@ class Agent:
         user_id: str | None = None,
         stream: Literal[True],
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunStream: ...
     def continue_run(
         self,
@@ -167,6 +173,7 @@ class Agent:
         user_id: str | None = None,
         stream: bool = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> Coroutine[Any, Any, RunOutput] | RunStream:
         """Go on with a run that is paused, failed or was interrupted, in any process: its output, or its id and its session.
 
@@ -185,6 +192,7 @@ class Agent:
             resume=True,
             decisions=tuple(decisions),
             wait=wait,
+            lease=lease,
             stream=stream,
             history=self._history,
         )

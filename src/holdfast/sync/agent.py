@@ -16,7 +16,7 @@ from ..agents.history import DEFAULT, History
 from ..agents.output import RunOutput
 from ..messages import Message
 from ..requirements import Decision
-from ..runs import WAIT
+from ..runs import LEASE, WAIT
 from .sessions import Bridge, Session, Store, portal, waited
 
 T = TypeVar("T")
@@ -74,6 +74,7 @@ class Agent:
         run_id: str | None = None,
         stream: Literal[False] = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunOutput: ...
     @overload
     def run(
@@ -86,6 +87,7 @@ class Agent:
         run_id: str | None = None,
         stream: Literal[True],
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunStream: ...
     def run(
         self,
@@ -97,9 +99,10 @@ class Agent:
         run_id: str | None = None,
         stream: bool = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunOutput | RunStream:
         it = cast("Any", self.aio).run(
-            input, session=_inner(session), session_id=session_id, user_id=user_id, run_id=run_id, stream=stream, wait=wait
+            input, session=_inner(session), session_id=session_id, user_id=user_id, run_id=run_id, stream=stream, wait=wait, lease=lease
         )
         return self._given(it, session)
 
@@ -114,6 +117,7 @@ class Agent:
         user_id: str | None = None,
         stream: Literal[False] = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunOutput: ...
     @overload
     def continue_run(
@@ -126,6 +130,7 @@ class Agent:
         user_id: str | None = None,
         stream: Literal[True],
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunStream: ...
     def continue_run(
         self,
@@ -137,9 +142,10 @@ class Agent:
         user_id: str | None = None,
         stream: bool = False,
         wait: float = WAIT,
+        lease: float = LEASE,
     ) -> RunOutput | RunStream:
         it = cast("Any", self.aio).continue_run(
-            run, decisions, session=_inner(session), session_id=session_id, user_id=user_id, stream=stream, wait=wait
+            run, decisions, session=_inner(session), session_id=session_id, user_id=user_id, stream=stream, wait=wait, lease=lease
         )
         return self._given(it, session)
 
