@@ -140,7 +140,7 @@ async def test_random_commits_do_what_they_do_to_a_ledger(url: str) -> None:
     """Two backends that know of each other's writes only by what the database says, beside the ledger: the same, commit by commit."""
     dice, model = random.Random(20), MemoryBackend()
     async with backend_of(url) as one, backend_of(url) as other:
-        for _ in range(30):
+        for _ in range(20):
             key, known, used = fresh(), list[Head](), list[Commit]()
             for _ in range(40):
                 commit = any_commit(dice, known, used)

@@ -27,6 +27,7 @@ from holdfast.backend import (
     Window,
 )
 from holdfast.backends.postgres import PostgresBackend, from_url, plans
+from holdfast.backends.postgres import connections as module
 from holdfast.entries import MESSAGE
 from holdfast.errors import (
     InvalidValue,
@@ -307,7 +308,7 @@ async def test_commits_are_remembered_and_forgotten(url: str) -> None:
     key = fresh()
     async with backend_of(url) as backend:
         head = await created(backend, key)
-        for _ in range(30):
+        for _ in range(24):
             await asyncio.gather(*(backend.commit(key, writing(head, base=0, puts=puts(k="1"))) for _ in range(50)))
         assert 1024 <= shared().ask(f"SELECT count(*) FROM {schema_of(url)}.commits")[0][0] <= 1024 + 65
 
@@ -326,7 +327,9 @@ async def failing(url: str, kind: type[StoreError | UsageError], *words: str, re
         assert word in str(caught.error)
 
 
-async def test_a_server_that_is_not_there(url: str) -> None:
+async def test_a_server_that_is_not_there(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be reached is said with the reason, and soon."""
+    monkeypatch.setattr(module, "REFUSED_SECONDS", 0.5)
     began = asyncio.get_running_loop().time()
     await failing(f"postgresql://ada:{PASSWORD}@127.0.0.1:{free_port()}/chats", StoreUnavailable, "refused")
     assert asyncio.get_running_loop().time() - began < 5

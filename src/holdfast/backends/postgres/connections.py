@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import select
+import socket
 import threading
 import time
 import weakref
@@ -227,15 +229,20 @@ class Worker:
 
     async def _once(self, work: Callable[[Connection], Awaitable[T]], writing: bool) -> T:
         self._enter()
-        began = False
+        deadline = None
         try:
-            async with self._borrowed() as connection, asyncio.timeout(self._seconds):
-                began = True
-                return await work(connection)
+            async with self._borrowed() as connection:
+                deadline = _Deadline(connection, self._seconds)
+                try:
+                    return await work(connection)
+                finally:
+                    deadline.lift()
         except trouble.AGAIN:
             raise
-        except (psycopg.Error, psycopg_pool.PoolClosed, TimeoutError) as error:
-            raise trouble.translate(self.where, error, writing=writing and began) from error
+        except (psycopg.Error, psycopg_pool.PoolClosed) as error:
+            if deadline is not None and deadline.passed:
+                raise trouble.broken(self.where, f"no answer within {self._seconds:g} s, see timeout", writing=writing) from error
+            raise trouble.translate(self.where, error, writing=writing and deadline is not None) from error
         finally:
             self._leave()
 
@@ -293,6 +300,26 @@ class Worker:
             await asyncio.to_thread(self._idle.wait)
 
 
+class _Deadline:
+    """Hangs up once its time has passed: the driver wakes as it does when a line breaks.
+
+    To cancel the task instead would have the driver ask the silent server, over a line of its own, to end the work, and wait.
+    """
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self.passed = False
+        self._connection = connection
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._hang_up)
+
+    def lift(self) -> None:
+        self._timer.cancel()
+
+    def _hang_up(self) -> None:
+        self.passed = True
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+
 def stale(connection: Connection) -> bool:
     """Whether an idle connection has been ended by the other side, as far as this one has heard."""
     with suppress(psycopg.Error):
@@ -301,11 +328,11 @@ def stale(connection: Connection) -> bool:
     return connection.pgconn.status != ConnStatus.OK
 
 
-def _readable(socket: int) -> bool:
+def _readable(line: int) -> bool:
     if not hasattr(select, "poll"):
-        return bool(select.select([socket], [], [], 0)[0])
+        return bool(select.select([line], [], [], 0)[0])
     poll = select.poll()
-    poll.register(socket, select.POLLIN)
+    poll.register(line, select.POLLIN)
     return bool(poll.poll(0))
 
 
