@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
@@ -152,10 +152,9 @@ def pack(commands: list[Packed]) -> bytes:
 
 async def _answer(connection: AbstractConnection) -> Any:
     try:
-        answer: Any = await connection.read_response(disable_decoding=True)
+        return cast("Any", await connection.read_response(disable_decoding=True))  # pyright: ignore[reportUnknownMemberType]
     except ResponseError as error:
         return error
-    return answer
 
 
 async def _usable(connection: AbstractConnection) -> bool:
