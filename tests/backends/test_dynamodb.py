@@ -1,33 +1,37 @@
 """The DynamoDB backend keeps every promise, on two emulators."""
 
-import asyncio
 from collections.abc import Generator
 from functools import partial
 
 import pytest
 
+from holdfast.backends.dynamodb import DynamoDBBackend
 from holdfast.testing import BackendSuite, Opener
 
 from ..servers import dynamodb
 
 
 @pytest.fixture(scope="module")
-def server() -> Generator[dynamodb.Server]:
-    try:
-        with dynamodb.dynoxide() as it:
-            asyncio.run(made(it))
-            yield it
-    except dynamodb.Missing as missing:
-        pytest.skip(f"no DynamoDB to test with: {missing}")
+def dynoxide() -> Generator[dynamodb.Server]:
+    yield from dynamodb.started(dynamodb.dynoxide())
 
 
-async def made(server: dynamodb.Server) -> None:
-    backend = dynamodb.backend(server.port)
-    await backend.create()
-    await backend.close()
+@pytest.fixture(scope="module")
+def ministack() -> Generator[dynamodb.Server]:
+    yield from dynamodb.started(dynamodb.ministack())
 
 
-class TestDynamoDB(BackendSuite):
+class TestDynoxide(BackendSuite):
+    capabilities = DynamoDBBackend.capabilities
+
     @pytest.fixture
-    def opener(self, server: dynamodb.Server) -> Opener:
-        return partial(dynamodb.backend, server.port)
+    def opener(self, dynoxide: dynamodb.Server) -> Opener:
+        return partial(dynamodb.backend, dynoxide.port)
+
+
+class TestMinistack(BackendSuite):
+    capabilities = DynamoDBBackend.capabilities
+
+    @pytest.fixture
+    def opener(self, ministack: dynamodb.Server) -> Opener:
+        return partial(dynamodb.backend, ministack.port)

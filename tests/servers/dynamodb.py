@@ -6,6 +6,7 @@ that are noted here.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import subprocess
@@ -15,12 +16,13 @@ import tempfile
 import venv
 from base64 import b64decode
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from holdfast.backends.dynamodb import DynamoDBBackend
 
@@ -62,6 +64,22 @@ class Server(msgspec.Struct, frozen=True):
 def backend(port: int, table: str = TABLE, patience: float = 15.0) -> DynamoDBBackend:
     """A backend on the emulator at this port."""
     return DynamoDBBackend(table, region=REGION, endpoint=f"http://127.0.0.1:{port}", patience=patience)
+
+
+def started(server: AbstractContextManager[Server]) -> Generator[Server]:
+    """A fixture's server with its table, or one skip that says why not."""
+    try:
+        with server as it:
+            asyncio.run(made(it.port))
+            yield it
+    except Missing as missing:
+        pytest.skip(f"no DynamoDB to test with: {missing}")
+
+
+async def made(port: int) -> None:
+    it = backend(port)
+    await it.create()
+    await it.close()
 
 
 @contextmanager

@@ -133,6 +133,11 @@ class DynamoDBBackend(Forkable):
         else:
             self._lock.release()
 
+    @property
+    def client(self) -> Client:
+        """boto3's client: the given one, or the backend's own."""
+        return self._connected()
+
     def _connected(self) -> Client:
         if self._inherited:
             raise StoreClosed(f"table {self.table.name}: a client from before the fork can't be used here: make a backend with a new one")
