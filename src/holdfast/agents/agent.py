@@ -190,7 +190,7 @@ class Agent:
             run_id=check_id(run.run_id if isinstance(run, RunOutput) else run, "run id"),
             supplied=True,
             resume=True,
-            decisions=tuple(decisions),
+            decisions=_decisions(decisions),
             wait=wait,
             lease=lease,
             stream=stream,
@@ -336,6 +336,14 @@ def _messages(input: Input) -> tuple[Message, ...]:
     if all(_blank(it) for it in given):
         raise InvalidValue("input is empty: say something, for the model would be paid for nothing")
     return tuple(given)
+
+
+def _decisions(given: Iterable[Decision]) -> tuple[Decision, ...]:
+    decided = tuple(given) if isinstance(given, Iterable) else (given,)  # pyright: ignore[reportUnnecessaryIsInstance]
+    for it in decided:
+        if not isinstance(it, Decision):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise InvalidValue(f"decisions={given!r:.80}: give a list of what requirement.approve() and its like return")
+    return decided
 
 
 def _blank(message: Message) -> bool:
