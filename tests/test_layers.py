@@ -13,11 +13,21 @@ VALUES = {"forks", "ids", "errors", "values", "messages", "entries"}  # layer 0:
 CONTRACT = ["backend", "rules", "ledger"]  # layer 1: each imports layer 0 and those before it
 LOWER = VALUES | set(CONTRACT)
 DRIVERS = {"backends", "wrappers"}  # layer 2: one database each; decorators of any backend
-ENGINE = ["state", "runs", "requirements", "info", "transfer", "running", "session", "store"]  # layer 2: each imports only those before it
+ENGINE = [
+    "state",
+    "runs",
+    "requirements",
+    "info",
+    "transfer",
+    "copying",
+    "running",
+    "session",
+    "store",
+]  # layer 2: each imports only those before it
 AGENTS = ["models", "agents"]  # layer 3
 FACES = {"holdfast", "sync"}  # everything below under one roof, as it is and blocking
 OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
-PUBLIC = LOWER | FACES | set(AGENTS)
+PUBLIC = LOWER | FACES | set(AGENTS) | {"copying"}
 
 MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is the package's own __init__
     **dict.fromkeys(FACES, LOWER | set(ENGINE) | set(AGENTS)),

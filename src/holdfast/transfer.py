@@ -21,6 +21,8 @@ from .state import CACHE_PREFIX, check_key
 from .values import decode
 
 FORM = 1
+MARKS = "~copy"
+"""The namespace of the blobs that say of a session what it is a copy of: no export has them."""
 EVERYTHING = ReadPlan(state_since=0, entries=Window(newest=False, hidden=True), blobs=(BlobRange(),))
 
 
@@ -54,7 +56,7 @@ def _records(session_id: str, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
         line = {"type": "entry", "seq": entry.seq, "id": entry.id, "kind": entry.kind, "time": entry.time}
         line |= {name: value for name in ("run_id", "agent") if (value := getattr(entry, name)) is not None}
         yield (line | ({"hidden": True} if entry.hidden else {}) | {"body": msgspec.Raw(entry.body)})
-    for blob in snapshot.blobs or []:
+    for blob in (it for it in snapshot.blobs or [] if it.namespace != MARKS):
         place = {"type": "blob", "namespace": blob.namespace, "key": blob.key, "blob_type": blob.type}
         yield (place | {"data": base64.b64encode(blob.data or b"").decode()})
 
