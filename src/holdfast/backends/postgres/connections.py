@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar
 import psycopg
 import psycopg_pool
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from ...errors import StoreClosed, Unsupported
@@ -345,4 +345,9 @@ async def ask(connection: Connection, *statements: Statement) -> list[list[Row]]
         async with connection.pipeline():
             for cursor, (sql, values) in zip(cursors, statements, strict=True):
                 await cursor.execute(sql, values, binary=True)
-    return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+    return [await cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
+
+
+def _has_rows(cursor: AsyncCursor[Row]) -> bool:
+    """As `cursor.description`, without making it."""
+    return cursor.pgresult is not None and cursor.pgresult.status == ExecStatus.TUPLES_OK

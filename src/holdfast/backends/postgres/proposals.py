@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from psycopg.types.numeric import Int8
 
 from ...backend import Commit, Counts, Head, Key
+from ...entries import NewEntry
 from ...errors import SessionGone
 from ...ids import now
 from ...rules import alive, changes, digest, judge, mere_contact
@@ -106,16 +107,22 @@ def _key_version(commit: Commit, versions: list[int] | None) -> Callable[[str], 
 
 
 def _head_arguments(head: Head, data: bytes) -> Arguments:
-    return {
+    """The head and its columns; what is at its default is left out."""
+    arguments: Arguments = {
         "head_": data,
         "version_": Int8(head.version),
         "seq_": Int8(head.seq),
         "incarnation_": Int8(head.incarnation),
-        "floor_": Int8(head.floor),
-        "user_": head.user_id,
-        "waiting_": head.waiting,
-        "expires_": None if head.expires is None else Int8(head.expires),
     }
+    if head.floor:
+        arguments["floor_"] = Int8(head.floor)
+    if head.user_id is not None:
+        arguments["user_"] = head.user_id
+    if head.waiting:
+        arguments["waiting_"] = True
+    if head.expires is not None:
+        arguments["expires_"] = Int8(head.expires)
+    return arguments
 
 
 def _contents(commit: Commit) -> Arguments:
@@ -131,13 +138,26 @@ def _contents(commit: Commit) -> Arguments:
         arguments["blob_absent_"] = [it.if_absent for it in blobs]
     if commit.puts:
         arguments |= _puts({put.key: put.value for put in commit.puts})
-    if entries := commit.entries:
-        arguments["entry_ids_"], arguments["entry_kinds_"] = [it.id for it in entries], [it.kind for it in entries]
-        arguments["entry_runs_"], arguments["entry_agents_"] = [it.run_id for it in entries], [it.agent for it in entries]
-        arguments["entry_times_"], arguments["entry_bodies_"] = [Int8(it.time) for it in entries], [it.body for it in entries]
+    if commit.entries:
+        arguments |= _entries(commit.entries)
     if commit.hide:
         arguments["hide_first_"] = [Int8(max(it.first, 0)) for it in commit.hide]
         arguments["hide_last_"] = [Int8(min(it.last, MOST)) for it in commit.hide]
+    return arguments
+
+
+def _entries(entries: tuple[NewEntry, ...]) -> Arguments:
+    runs, agents = [it.run_id for it in entries], [it.agent for it in entries]
+    arguments: Arguments = {
+        "entry_ids_": [it.id for it in entries],
+        "entry_kinds_": [it.kind for it in entries],
+        "entry_times_": [Int8(it.time) for it in entries],
+        "entry_bodies_": [it.body for it in entries],
+    }
+    if any(run is not None for run in runs):
+        arguments["entry_runs_"] = runs
+    if any(agent is not None for agent in agents):
+        arguments["entry_agents_"] = agents
     return arguments
 
 

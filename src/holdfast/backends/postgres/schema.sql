@@ -105,7 +105,7 @@ CREATE FUNCTION {schema}.commit_1(
     creates_ bigint DEFAULT NULL,                  -- the incarnation this commit would create
     expected_keys_ text[] DEFAULT '{}', expected_versions_ bigint[] DEFAULT '{}',
     head_ bytea DEFAULT NULL,                      -- NULL: the session goes
-    version_ bigint DEFAULT NULL, seq_ bigint DEFAULT NULL, incarnation_ bigint DEFAULT NULL, floor_ bigint DEFAULT NULL,
+    version_ bigint DEFAULT NULL, seq_ bigint DEFAULT NULL, incarnation_ bigint DEFAULT NULL, floor_ bigint DEFAULT 0,
     user_ text DEFAULT NULL, waiting_ boolean DEFAULT false, expires_ bigint DEFAULT NULL,
     digest_ bytea DEFAULT NULL,                    -- NULL: not one to be recognised
     ends_ boolean DEFAULT false, anew_ boolean DEFAULT false,  -- the life there ends; what follows is another session
@@ -115,6 +115,7 @@ CREATE FUNCTION {schema}.commit_1(
     blob_spaces_ text[] DEFAULT '{}', blob_keys_ text[] DEFAULT '{}', blob_types_ text[] DEFAULT '{}', blob_data_ bytea[] DEFAULT '{}',
     blob_absent_ boolean[] DEFAULT '{}',
     put_keys_ text[] DEFAULT '{}', put_values_ bytea[] DEFAULT '{}', bury_keys_ text[] DEFAULT '{}',
+    -- an array left out is one of NULLs
     entry_ids_ text[] DEFAULT '{}', entry_kinds_ text[] DEFAULT '{}', entry_runs_ text[] DEFAULT '{}', entry_agents_ text[] DEFAULT '{}',
     entry_times_ bigint[] DEFAULT '{}', entry_bodies_ bytea[] DEFAULT '{}',
     hide_first_ bigint[] DEFAULT '{}', hide_last_ bigint[] DEFAULT '{}'
