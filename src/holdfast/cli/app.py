@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 import holdfast
 
 from .. import HoldfastError, SessionExists, SessionNotFound, UsageError
-from . import db, sessions
+from . import copy, db, sessions
 from .command import COMMON, CONTEXT, Terminal, help_alone, known_as, option
 from .output import failed
 
@@ -72,6 +72,7 @@ def _code(error: Exception) -> int:
 app = typer.Typer(cls=Root, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(db.app, name="db")
+copy.register(app)
 
 
 @app.callback(invoke_without_command=True)
