@@ -12,11 +12,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request as Fetch
 from urllib.request import urlopen
@@ -26,12 +25,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from holdfast import Entry, Store
-from holdfast.adapters.openai_agents import HoldfastSession
+from holdfast import Entry, Message, Part, Reasoning, RunInfo, Store, ToolCall, ToolResult
+from holdfast import Text as Said
 from holdfast.backend import Maintenance
-from holdfast.testing.model_server import MODEL, Answer, ModelServer, Request, Rule, call
+from holdfast.testing.model_server import Answer, ModelServer, Request, Rule, call
 
-APP = Path(__file__).with_name("openai_agents_app.py")
+APP = Path(__file__).with_name("agent_app.py")
 QUESTIONS = (
     "Where is my order 1007?",
     "Which city did you say?",
@@ -100,11 +99,8 @@ class Stall:
 class App:
     """The child process: questions go in by its standard input, answers come out line by line."""
 
-    def __init__(self, store: str, base_url: str, model: str | None) -> None:
-        env = {**os.environ, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "local", "OPENAI_AGENTS_DISABLE_TRACING": "1"}
-        env |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        if model is not None:
-            env["OPENAI_DEFAULT_MODEL"] = model
+    def __init__(self, store: str, base_url: str) -> None:
+        env = {**os.environ, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "local", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, APP, store], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
         self._limit = threading.Timer(PATIENCE, self.process.kill)
@@ -137,8 +133,8 @@ class App:
 
 
 @contextmanager
-def running(store: str, base_url: str, model: str | None) -> Generator[App]:
-    app = App(store, base_url, model)
+def running(store: str, base_url: str) -> Generator[App]:
+    app = App(store, base_url)
     try:
         yield app
     finally:
@@ -148,30 +144,68 @@ def running(store: str, base_url: str, model: str | None) -> Generator[App]:
 # --- what there is to see --------------------------------------------------------------------------------------------
 
 
-async def look(url: str) -> tuple[list[Entry], list[Any], list[str]]:
-    """The session's messages as the store has them, the same as items of the SDK, and what an integrity check finds."""
+class Line(NamedTuple):
+    """One thing that was said or done, whether it comes from the store or from a request to the model."""
+
+    role: str
+    what: str
+    style: str = ""
+
+    @property
+    def text(self) -> Text:
+        return Text(self.what, style=self.style)
+
+
+async def look(url: str) -> tuple[list[Entry], list[RunInfo], list[str]]:
+    """The session's messages and runs as the store has them, and what an integrity check finds."""
     async with Store.open(url) as store:
         session = await store.session("ada-1")
-        entries = await session.entries(kinds=("message",))
-        items: list[Any] = list(await HoldfastSession("ada-1", store).get_items())
         problems = await store.backend.check() if isinstance(store.backend, Maintenance) else []
-        return entries, items, problems
+        return await session.entries(kinds=("message",)), await session.runs(), problems
 
 
-def role_and_gist(item: dict[str, Any]) -> tuple[str, Text]:
-    """An input item of the Responses API in two short texts."""
+def lines_of(message: Message) -> list[Line]:
+    """A stored message, a line for each part."""
+    return [_line(message.role, part) for part in message.parts]
+
+
+def _line(role: str, part: Part) -> Line:
+    match part:
+        case ToolCall(name, _, arguments):
+            return _call(name, arguments)
+        case ToolResult(response):
+            return Line("tool", str(response))
+        case Reasoning():
+            return _REASONING
+        case Said(content):
+            return Line(role, content)
+        case _:
+            return Line(role, f"({type(part).__name__})")
+
+
+def sent(items: Iterable[dict[str, Any]]) -> list[Line]:
+    """The input items of a request to the Responses API."""
+    return [_item(item) for item in items]
+
+
+def _item(item: dict[str, Any]) -> Line:
     match item.get("type"):
         case "function_call":
-            given = ", ".join(f"{name}={value!r}" for name, value in json.loads(item["arguments"]).items())
-            return "assistant", Text(f"{item['name']}({given})", style="yellow")
+            return _call(item["name"], json.loads(item["arguments"]))
         case "function_call_output":
-            return "tool", Text(str(item["output"]))
+            return Line("tool", str(item["output"]))
         case "reasoning":
-            return "assistant", Text("(reasoning)", style="dim")
+            return _REASONING
         case _:
             content = item.get("content") or ""
-            said = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-            return str(item.get("role")), Text(said)
+            return Line(str(item.get("role")), content if isinstance(content, str) else "".join(part.get("text", "") for part in content))
+
+
+_REASONING = Line("assistant", "(reasoning)", "dim")
+
+
+def _call(name: str, arguments: dict[str, Any]) -> Line:
+    return Line("assistant", f"{name}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})", "yellow")
 
 
 def heading(number: int, text: str) -> None:
@@ -201,30 +235,24 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def show_stored(entries: list[Entry], items: list[Any]) -> None:
+def show_stored(entries: list[Entry]) -> None:
     table = plain_table("seq", "role", "what")
-    for entry, item in zip(entries, items, strict=True):
-        table.add_row(str(entry.seq), entry.message().role, role_and_gist(item)[1])
+    for entry in entries:
+        for line in lines_of(entry.message()):
+            table.add_row(str(entry.seq), line.role, line.text)
     show(table)
     show(Text("The interrupted turn is there up to its last finished step: question, tool call and result.", style="dim"))
 
 
-def show_sent(stored: list[Any], before: list[Any], after: list[Any]) -> None:
-    """The two requests beside each other, one stored item a line, then what the new one adds."""
-    table = plain_table("seq", "role", "what", "before", "after")
-    seen, sent, new = Text("sent", style="green"), Text("sent", style="green"), Text("new", style="cyan")
-    missing = Text("MISSING", style="bold red")
-    known = [core(item) for item in before]
-    for seq, item in enumerate(stored, 1):
-        table.add_row(str(seq), *role_and_gist(item), seen if core(item) in known else missing, sent if item in after else missing)
-    for seq, item in enumerate(after[len(stored) :], len(stored) + 1):
-        table.add_row(str(seq), *role_and_gist(item), "", new)
+def show_sent(stored: list[Line], before: list[Line], after: list[Line]) -> None:
+    """The two requests beside each other, one stored thing a line, then what the new one adds."""
+    table = plain_table("role", "what", "before", "after")
+    there, new, missing = Text("sent", style="green"), Text("new", style="cyan"), Text("MISSING", style="bold red")
+    for line in stored:
+        table.add_row(line.role, line.text, there if line in before else missing, there if line in after else missing)
+    for line in after[len(stored) :]:
+        table.add_row(line.role, line.text, "", new)
     show(table)
-
-
-def core(item: dict[str, Any]) -> dict[str, Any]:
-    """An item without what the SDK may add or drop on its way from the model to the session."""
-    return {name: value for name, value in item.items() if value is not None and name not in ("id", "status")}
 
 
 # --- the demo --------------------------------------------------------------------------------------------------------
@@ -242,7 +270,7 @@ def demo() -> int:
             else "none: a local server answers from a script; OPENAI_API_KEY=... takes a real one",
             store,
         )
-        return tell(server, rule, store, None if key else MODEL)
+        return tell(server, rule, store)
 
 
 def introduce(model: str, store: str) -> None:
@@ -251,34 +279,37 @@ def introduce(model: str, store: str) -> None:
     for name, text in (
         ("model", Text(model)),
         ("store", Text(store)),
-        ("app", Text(f"examples/{APP.name}, on the OpenAI Agents SDK {version('openai-agents')}, with one line changed:")),
-        ("", Text('- session = SQLiteSession("ada-1", "chat.db")', style="red")),
-        ("", Text('+ session = HoldfastSession("ada-1", store)', style="green")),
+        ("app", Text(f"examples/{APP.name}, fifty lines; these two do it:")),
+        ("", Text('desk = Agent("openai:gpt-5.2", tools=[...], store=store, session_id="ada-1")', style="green")),
+        ("", Text("reply = await desk.run(question, lease=3)", style="green")),
     ):
         console.print(Text.assemble((f"   {name:6} ", "dim"), text), soft_wrap=True)
 
 
-def tell(server: ModelServer, rule: Stall, store: str, model: str | None) -> int:
-    with running(store, server.base_url, model) as app:
+def tell(server: ModelServer, rule: Stall, store: str) -> int:
+    with running(store, server.base_url) as app:
         heading(1, f"The app runs (process {app.process.pid})")
         for question in QUESTIONS[:2]:
             turn(app, question)
-        before = interrupted_turn(app, server, rule, QUESTIONS[2])
+        before = sent(interrupted_turn(app, server, rule, QUESTIONS[2]))
 
-    entries, stored, problems = asyncio.run(look(store))
+    entries, _, _ = asyncio.run(look(store))
+    stored = [line for entry in entries for line in lines_of(entry.message())]
     heading(2, "What the store holds now")
-    show_stored(entries, stored)
+    show_stored(entries)
 
     rule.armed = False
     asked = len(server.requests)
-    with running(store, server.base_url, model) as app:
+    with running(store, server.base_url) as app:
         heading(3, f"The app runs again (process {app.process.pid})")
+        show(Text("      the session is the dead process's until that has given no sign of life for 3 seconds ...", style="dim"))
         turn(app, QUESTIONS[3])
-    after = server.requests[asked].input
+    after = sent(server.requests[asked].input)
 
     heading(4, "What the model was sent: the last request before the kill, the first after the restart")
     show_sent(stored, before, after)
-    return verdict(store, stored, before, after, problems)
+    _, runs, problems = asyncio.run(look(store))
+    return verdict(store, stored, before, after, [run.status for run in runs], problems)
 
 
 def turn(app: App, question: str) -> None:
@@ -300,24 +331,22 @@ def interrupted_turn(app: App, server: ModelServer, rule: Stall, question: str) 
     return server.requests[-1].input
 
 
-def verdict(store: str, stored: list[Any], before: list[Any], after: list[Any], problems: list[str]) -> int:
-    """Nothing is lost when every item the model had seen is stored, and every stored item is sent again, in order."""
-    again = sum(item in after for item in stored)
-    seen = [core(item) for item in before] == [core(item) for item in stored]
-    whole = bool(stored) and seen and stored == after[: len(stored)] and not problems
+def verdict(store: str, stored: list[Line], before: list[Line], after: list[Line], runs: list[str], problems: list[str]) -> int:
+    """Nothing is lost when all that the model had seen is stored, and all that is stored is sent again, in order."""
+    again = sum(line in after for line in stored)
+    whole = bool(stored) and before == stored == after[: len(stored)] and not problems
     console.print()
     for name, text in (
+        ("runs", ", ".join(runs)),
         ("integrity check", "; ".join(problems) or "clean"),
         ("look further", f"{command()} sessions show ada-1 --store {store}"),
     ):
         console.print(Text.assemble((f"   {name:15}  ", "dim"), text), soft_wrap=True)
     console.print()
     if whole:
-        console.print(f"Nothing lost: {again} of {len(stored)} stored items were sent again after the restart.", style="bold green")
+        console.print(f"Nothing lost: {again} of {len(stored)} stored messages were sent again after the restart.", style="bold green")
         return 0
-    console.print(
-        f"Something is wrong: {len(before)} items sent before the kill, {len(stored)} stored, {again} sent again.", style="bold red"
-    )
+    console.print(f"Something is wrong: {len(before)} sent before the kill, {len(stored)} stored, {again} sent again.", style="bold red")
     return 1
 
 

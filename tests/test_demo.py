@@ -12,8 +12,8 @@ from examples import demo
 from holdfast.testing.model_server import ModelServer
 
 DEMO = Path(demo.__file__)
-ITEM = {"role": "user", "content": "hi"}
-OTHER = {"role": "user", "content": "still there?"}
+LINE = demo.Line("user", "hi")
+OTHER = demo.Line("user", "still there?")
 
 
 def run(**env: str) -> "subprocess.CompletedProcess[str]":
@@ -29,11 +29,12 @@ def test_the_demo_kills_its_app_and_shows_that_nothing_is_lost() -> None:
     pids = re.findall(r"process (\d+)", out)
     assert len(set(pids)) == 2
     assert f"kill -9 {pids[0]}: ended by signal 9 (SIGKILL)" in out
-    assert re.search(r" 9 +tool +Refund R-1007 started", out)
+    assert re.search(r"14 +tool +Refund R-1007 started", out)
     assert re.search(r"desk +\[scripted\] Refund R-1007 started for order 1007", out)
+    assert re.search(r"runs +completed, completed, interrupted, completed\n", out)
     assert re.search(r"integrity check +clean", out)
     assert "MISSING" not in out
-    assert out.endswith("\n\nNothing lost: 9 of 9 stored items were sent again after the restart.\n")
+    assert out.endswith("\n\nNothing lost: 9 of 9 stored messages were sent again after the restart.\n")
     assert all(len(line) <= demo.WIDE for line in out.splitlines() if "sqlite:///" not in line)
 
 
@@ -58,24 +59,24 @@ def test_with_a_key_it_relays_to_the_real_api() -> None:
 @pytest.mark.parametrize(
     ("before", "stored", "after", "problems"),
     [
-        ([ITEM], [ITEM], [OTHER], []),
-        ([ITEM, OTHER], [ITEM], [ITEM, OTHER], []),
-        ([ITEM, OTHER], [ITEM, OTHER], [OTHER, ITEM], []),
-        ([ITEM], [ITEM], [ITEM, OTHER], ["row 3 missing from index"]),
+        ([LINE], [LINE], [OTHER], []),
+        ([LINE, OTHER], [LINE], [LINE, OTHER], []),
+        ([LINE, OTHER], [LINE, OTHER], [OTHER, LINE], []),
+        ([LINE], [LINE], [LINE, OTHER], ["row 3 missing from index"]),
         ([], [], [OTHER], []),
     ],
     ids=["not-sent-again", "not-stored", "order-changed", "file-broken", "nothing-stored"],
 )
 def test_it_does_not_say_so_when_something_is_lost(
-    before: list[dict[str, str]],
-    stored: list[dict[str, str]],
-    after: list[dict[str, str]],
+    before: list[demo.Line],
+    stored: list[demo.Line],
+    after: list[demo.Line],
     problems: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert demo.verdict("sqlite:///chat.db", stored, before, after, problems) == 1
+    assert demo.verdict("sqlite:///chat.db", stored, before, after, ["completed"], problems) == 1
     assert "Nothing lost" not in capsys.readouterr().out
 
 
 def test_it_says_so_when_nothing_is() -> None:
-    assert demo.verdict("sqlite:///chat.db", [ITEM], [ITEM], [ITEM, OTHER], []) == 0
+    assert demo.verdict("sqlite:///chat.db", [LINE], [LINE], [LINE, OTHER], ["completed"], []) == 0
