@@ -85,6 +85,30 @@ async def test_eight_processes_on_one_session(it: Server) -> None:
     assert max(slowest) < 1
 
 
+async def test_a_writer_far_away_has_its_turn(it: Server) -> None:
+    """Four writers beside the server never pause; one whose every request takes ten milliseconds gets its commits through all the same."""
+    with Proxy(it.port) as proxy:
+        proxy.delay(0.005)
+        prefix, key, stop = new_id(), fresh(), asyncio.Event()
+        near = [from_url(f"{it.url}?prefix={prefix}:") for _ in range(4)]
+        far = from_url(f"redis://127.0.0.1:{proxy.port}/0?prefix={prefix}:")
+        head = await created(near[0], key)
+
+        async def hammer(backend: Backend) -> None:
+            while not stop.is_set():
+                await backend.commit(key, writing(head, base=0, entries=notes("near")))
+
+        tasks = [asyncio.create_task(hammer(backend)) for backend in near]
+        async with asyncio.timeout(10):
+            for n in range(10):
+                await far.commit(key, writing(head, base=0, entries=notes(f"far {n}")))
+        stop.set()
+        await asyncio.gather(*tasks)
+        assert [text for text in await bodies(near[0], key) if text != "near"] == [f"far {n}" for n in range(10)]
+        for backend in (*near, far):
+            await backend.close()
+
+
 # --- servers ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy of the tests' own: it passes bytes on until it is told to stall, to cut, or to cut after so many bytes of a direction.
+"""A TCP proxy of the tests' own: it passes bytes on, late if told so, until it is to stall, to cut, or to cut after so many bytes.
 
 with Proxy(port) as proxy:
     connect(proxy.port)
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -31,6 +32,7 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._changed = threading.Condition()
         self._flowing = True
+        self._seconds = 0.0
         self._refusing = False
         self._closed = False
         self._budgets: dict[str, int] = {}
@@ -60,10 +62,14 @@ class Proxy:
         with self._changed:
             self._flowing = False
 
+    def delay(self, seconds: float) -> None:
+        """From now on whatever passes takes so much longer, in each direction."""
+        self._seconds = seconds
+
     def go_on(self) -> None:
-        """End a stall and a refusal, and forget about cuts to come; what was held up passes."""
+        """End a stall, a delay and a refusal, and forget about cuts to come; what was held up passes."""
         with self._changed:
-            self._flowing, self._refusing = True, False
+            self._flowing, self._refusing, self._seconds = True, False, 0.0
             self._budgets.clear()
             self._changed.notify_all()
 
@@ -121,6 +127,7 @@ class Proxy:
 
     def _pass(self, data: bytes, sink: socket.socket, direction: str) -> bool:
         """Whether the connection lives on after these bytes."""
+        time.sleep(self._seconds)
         with self._changed:
             self._changed.wait_for(lambda: self._flowing or self._closed)
             budget = self._budgets.get(direction)

@@ -1,7 +1,7 @@
 -- What a plan answers, from this moment of the session. Shared by read.lua and commit.lua, in front of which it is put.
 -- KEYS as in layout.py. A plan is read from ARGV at `at`.
 
-local HEAD, LOG, HIDDEN, KINDS, RUNS, STATE, VERSIONS, TOMBS, BLOBS, NAMES, BOOK_0, BOOK_1, LIVES = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+local HEAD, LOG, HIDDEN, KINDS, RUNS, STATE, VERSIONS, TOMBS, BLOBS, NAMES, BOOK_0, BOOK_1, LIVES, TURN = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 local MOST = 9007199254740991
 local STEP = 1000 -- arguments of one call: Lua's stack bears some thousands
 local call = redis.call

@@ -2,9 +2,9 @@
 -- nothing, and the author is told what is so and judges again.
 --
 -- ARGV: id, whether to look for a repetition, the mark of the head it takes to be there ('' for none), the incarnation that it creates
--- ('' for none), state keys with the versions it takes them to have; then what is written: steps, the answer's plan, the expiry.
--- Gives {0, head, mark, whether that incarnation was there before, versions of those keys, tombstones}, {1, answer, tombstones} or
--- {2, head, mark, record, answer}.
+-- ('' for none), for how long (milliseconds) the others wait for this author, who was too late again and again ('' otherwise), state keys with the versions it takes them to have; then what is written: steps, the answer's plan, the expiry.
+-- Gives {0, head, mark, whether that incarnation was there before, versions of those keys, tombstones}, {1, answer, tombstones},
+-- {2, head, mark, record, answer}, or {3} where it is another one's turn.
 
 local DAY = 86400000
 
@@ -136,7 +136,7 @@ end
 
 -- --- the commit ---
 
-local id, look, taken, creates = take(), take() == '1', take(), take()
+local id, look, taken, creates, patience = take(), take() == '1', take(), take(), take()
 local found = call('HMGET', KEYS[HEAD], 'head', 'mark', 'floor')
 local same = (found[2] or '') == taken
 local versions = {}
@@ -149,8 +149,11 @@ local count = number()
 local repeated = look and found[1] and (call('HGET', KEYS[BOOK_0], id) or call('HGET', KEYS[BOOK_1], id))
 local lived = creates ~= '' and call('HEXISTS', KEYS[LIVES], creates) or 0
 if not repeated and (not same or (lived == 1 and (taken == '' or string.sub(taken, 1, #creates + 1) ~= creates .. '.'))) then
+  if patience ~= '' then call('SET', KEYS[TURN], id, 'NX', 'PX', patience) end
   return { 0, found[1] or '', found[2] or '', lived, versions, call('ZCARD', KEYS[TOMBS]) }
 end
+local turn = not repeated and call('GET', KEYS[TURN])
+if turn and turn ~= id then return { 3 } end
 for i = 1, count do
   local name, arguments = take(), number()
   local first = at + 1
@@ -162,6 +165,7 @@ if repeated then
   call('HSET', KEYS[HEAD], 'mark', found[2]) -- for a WAIT after this: it waits for what this connection wrote
   return { 2, found[1], found[2], repeated, wants and answer(tonumber(found[3])) or {} }
 end
+if turn then call('DEL', KEYS[TURN]) end
 local answered = wants and answer(tonumber(call('HGET', KEYS[HEAD], 'floor'))) or {}
 local buried = call('ZCARD', KEYS[TOMBS])
 expire(take(), take(), take())

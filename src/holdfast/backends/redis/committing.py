@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 
 from ...backend import Commit, Head, Key, Outcome
@@ -11,13 +13,16 @@ from ...rules import alive, judge, repeated
 from . import writes
 from .plans import head_of, snapshot
 from .scripts import COMMIT
-from .writes import Copied, Request, Seen
+from .writes import Copied, Mode, Request, Seen
 
 if TYPE_CHECKING:
     from . import RedisBackend
     from .loops import Loop
 
-_REFUSED, _APPLIED, _REPEATED = range(3)
+_REFUSED, _APPLIED, _REPEATED, _WAITING = range(4)
+_LATE = 4
+"""Refused so often because somebody came between, a commit asks the others to wait."""
+_PAUSE = 0.004
 
 
 class Committing:
@@ -34,10 +39,14 @@ class Committing:
         self._lived = False
         """Whether the life that the commit begins has been before."""
         self._look = True
+        self._rounds = 0
         self._versions = {put.key: put.if_version for put in commit.puts if put.if_version is not None}
 
     async def run(self, copied: Copied | None = None) -> Outcome:
-        """Apply the commit, or raise what `judge` raises once it knows for sure; somebody's commit is applied in every round."""
+        """Apply the commit, or raise what `judge` raises once it knows for sure.
+
+        In every round somebody's commit is applied; who was too late again and again asks the others to wait.
+        """
         while True:
             stored, living = self._heads()
             try:
@@ -51,7 +60,7 @@ class Committing:
                     raise SessionExists(f"{self._key} exists already")
                 outcome = await self._send(
                     writes.request(
-                        self._backend.layout, self._place, self._commit, self._seen, stored, living, after, look=self._look, copied=copied
+                        self._backend.layout, self._place, self._commit, self._seen, stored, living, after, mode=self._mode(), copied=copied
                     )
                 )
             if outcome is not None:
@@ -59,7 +68,7 @@ class Committing:
 
     async def ask(self) -> Outcome | None:
         """Learn what is so; the outcome where this commit was applied before."""
-        return await self._send(writes.question(self._place, self._commit, look=self._look))
+        return await self._send(writes.question(self._place, self._commit, mode=self._mode()))
 
     def target(self) -> Head | None:
         """The head after the commit, by what is known; raises as `judge` does."""
@@ -78,9 +87,16 @@ class Committing:
         stored = None if self._seen.head is None else head_of(self._key, self._seen.head)
         return stored, alive(stored, now())
 
+    def _mode(self) -> Mode:
+        self._rounds += 1
+        return Mode(self._look, self._rounds > _LATE)
+
     async def _send(self, request: Request) -> Outcome | None:
         then = self._backend.durability.commands()
         answer, *waited = await COMMIT.run(self._loop.nodes, self._place.slot, request.keys, request.arguments, writing=True, then=then)
+        if answer[0] == _WAITING:
+            await asyncio.sleep(random.uniform(0, _PAUSE))
+            return None
         outcome = self._told(answer, request)
         if outcome is not None and waited:
             self._check_waited(waited)

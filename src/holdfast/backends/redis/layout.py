@@ -27,30 +27,16 @@ BUCKETS = 64
 COMMITS_PER_BOOK = 1024
 """A commit id is looked for in two books, the older of which is emptied when the newer is full."""
 
-HEAD, LOG, HIDDEN, KINDS, RUNS, STATE, VERSIONS, TOMBS, BLOBS, NAMES, BOOK_0, BOOK_1, LIVES = range(1, 14)
+HEAD, LOG, HIDDEN, KINDS, RUNS, STATE, VERSIONS, TOMBS, BLOBS, NAMES, BOOK_0, BOOK_1, LIVES, TURN = range(1, 15)
 """The keys of one session, by their place among the keys of a script.
 
 HEAD: hash of `head` (JSON), `mark` (who wrote it last), `floor`, `n` (its number). LOG: stream, an entry's id is `seq-version`. HIDDEN:
 sorted set of disjoint ranges `first-last` by last. KINDS: `kind NUL seq` of visible entries that are no messages. RUNS: run -> first and
 last seq. STATE: key -> `version:value`. VERSIONS, TOMBS: keys by the version of their last change, with a value and without. BLOBS:
 `t` + place -> type, `d` + place -> data. NAMES: places in order. BOOKs: commit id -> digest and result. LIVES: incarnations that have
-ended or will; it outlives the session by a week.
+ended or will; it outlives the session by a week. TURN: the commit that others wait for, a moment.
 """
-WORDS = (
-    b":h",
-    b":log",
-    b":hidden",
-    b":kinds",
-    b":runs",
-    b":state",
-    b":versions",
-    b":tombs",
-    b":blobs",
-    b":names",
-    b":b0",
-    b":b1",
-    b":lives",
-)
+WORDS = tuple(b":" + word for word in b"h log hidden kinds runs state versions tombs blobs names b0 b1 lives turn".split())
 
 
 def _tags() -> tuple[bytes, ...]:

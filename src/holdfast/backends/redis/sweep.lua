@@ -1,6 +1,6 @@
 -- One session whose time is over, as its row among the expiring says: KEYS are its own, then expiring, everyone, waiting and, where it
 -- is known, its user's. ARGV: the member, the row's score. Gives whether it went; a row that is wrong is put right.
-local HEAD, BOOK_1, EXPIRING = 1, 12, 14
+local HEAD, BOOK_1, EXPIRING = 1, 12, 15
 local call = redis.call
 local member, score = ARGV[1], ARGV[2]
 if call('ZSCORE', KEYS[EXPIRING], member) ~= score then return 0 end

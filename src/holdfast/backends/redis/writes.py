@@ -13,6 +13,8 @@ from . import layout
 from .layout import BLOBS, BOOK_0, COMMITS_PER_BOOK, HEAD, NAMES, STATE, TOMBS, VERSIONS, Layout, Place
 from .plans import NO_PLAN, span, words
 
+_TURN = 250
+"""For how long the others wait for one who was too late again and again (milliseconds), if they don't hear of him."""
 _NEVER = (b"", b"", b"")
 _encode_head = msgspec.json.Encoder().encode
 
@@ -23,6 +25,13 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     mark: bytes = b""
     head: bytes | None = None
     tombs: int = 0
+
+
+class Mode(msgspec.Struct, frozen=True):
+    """Whether to look for a repetition, and whether the author was too late so often that the others should wait."""
+
+    look: bool = True
+    late: bool = False
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -73,10 +82,16 @@ class Steps:
 
 
 def _request(
-    place: Place, commit: Commit, taken: bytes, steps: Steps, *, look: bool, ends: tuple[bytes, bytes, bytes] = _NEVER, plan: bool = True
+    place: Place, commit: Commit, taken: bytes, steps: Steps, *, mode: Mode, ends: tuple[bytes, bytes, bytes] = _NEVER, plan: bool = True
 ) -> Request:
     strict = {put.key: put.if_version for put in commit.puts if put.if_version is not None}
-    arguments = [commit.id.encode(), b"1" if look else b"0", taken, b"" if commit.create is None else b"%d" % commit.create.incarnation]
+    arguments = [
+        commit.id.encode(),
+        b"1" if mode.look else b"0",
+        taken,
+        b"" if commit.create is None else b"%d" % commit.create.incarnation,
+    ]
+    arguments.append(b"%d" % _TURN if mode.late else b"")
     arguments.append(b"%d" % len(strict))
     for name, version in strict.items():
         arguments += (name.encode(), b"%d" % version)
@@ -87,9 +102,9 @@ def _request(
     return Request([*steps.keys, place.channel], arguments)
 
 
-def question(place: Place, commit: Commit, *, look: bool) -> Request:
+def question(place: Place, commit: Commit, *, mode: Mode) -> Request:
     """What is so: a commit that takes a head to be there that nobody ever wrote. A repetition is answered."""
-    return _request(place, commit, b"?", Steps(place), look=look)
+    return _request(place, commit, b"?", Steps(place), mode=mode)
 
 
 def request(
@@ -101,7 +116,7 @@ def request(
     living: Head | None,
     after: Head | None,
     *,
-    look: bool,
+    mode: Mode,
     copied: Copied | None,
 ) -> Request:
     """Everything that `commit` writes where `seen` is so, in the order of the contract; `after` is what `judge` made of `living`."""
@@ -110,7 +125,7 @@ def request(
         steps.add(b"end", b"%d" % stored.incarnation)
     if after is None:
         _unlist(steps, names, place, stored)
-        made = _request(place, commit, seen.mark, steps, look=look, plan=False)
+        made = _request(place, commit, seen.mark, steps, mode=mode, plan=False)
         return msgspec.structs.replace(made, seen=Seen())
     if living is None:
         _unlist_old(steps, names, place, stored, after)
@@ -131,7 +146,7 @@ def request(
     steps.do(b"HSET", HEAD, b"head", data, b"mark", mark, b"floor", b"%d" % after.floor, b"expires", expires)
     if living is None or after.version > living.version:
         _record(steps, commit, after)
-    made = _request(place, commit, seen.mark, steps, look=look, ends=_ends(stored, after))
+    made = _request(place, commit, seen.mark, steps, mode=mode, ends=_ends(stored, after))
     return replace(made, after=after, seen=Seen(mark, data))
 
 
