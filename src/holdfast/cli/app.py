@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import Any, NoReturn, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import holdfast
 
 from .. import HoldfastError, SessionExists, SessionNotFound, UsageError
 from . import copy, db, sessions
-from .command import COMMON, CONTEXT, Terminal, help_alone, known_as, option
+from .chat import chat
+from .command import COMMON, CONTEXT, Terminal, command, help_alone, known_as, option
 from .output import failed
 
 USAGE, FAULT, INTERRUPTED = 2, 1, 130
@@ -31,19 +32,32 @@ class Root(TyperGroup):
 
     def main(self, *_: Any, args: Sequence[str] | None = None, **__: Any) -> NoReturn:
         words = sys.argv[1:] if args is None else list(args)
-        try:
-            code = super().main(words, "holdfast", standalone_mode=False)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            code = _hush()
-        except typer.Abort:  # Ctrl-C at a question
-            code = INTERRUPTED
-        except (HoldfastError, typer.TyperException, OSError) as error:
-            failed(_name(error), _message(error), as_json="--json" in words)
-            code = _code(error)
-        if code == INTERRUPTED and sys.stderr.isatty():
-            print(file=sys.stderr)  # the shell's prompt begins on a line of its own
-        sys.exit(code or 0)
+        _at_the_edge(words, lambda: super(Root, self).main(words, "holdfast", standalone_mode=False))
+
+
+class Alone(TyperCommand):
+    """A command that is a program by itself, with the same exit codes."""
+
+    def main(self, *_: Any, args: Sequence[str] | None = None, **__: Any) -> NoReturn:
+        words = sys.argv[1:] if args is None else list(args)
+        _at_the_edge(words, lambda: super(Alone, self).main(words, self.name, standalone_mode=False))
+
+
+def _at_the_edge(words: Sequence[str], work: Callable[[], Any]) -> NoReturn:
+    """Do the work of a process, and leave it: an error is one line and a code."""
+    try:
+        code = work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _hush()
+    except typer.Abort:  # Ctrl-C at a question
+        code = INTERRUPTED
+    except (HoldfastError, typer.TyperException, OSError) as error:
+        failed(_name(error), _message(error), as_json="--json" in words)
+        code = _code(error)
+    if code == INTERRUPTED and sys.stderr.isatty():
+        print(file=sys.stderr)  # the shell's prompt begins on a line of its own
+    sys.exit(code or 0)
 
 
 def _hush() -> int:
@@ -69,7 +83,9 @@ def _code(error: Exception) -> int:
     return USAGE if isinstance(error, UsageError | typer.TyperException) else FAULT
 
 
-app = typer.Typer(cls=Root, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+_PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+app = typer.Typer(cls=Root, **_PLAIN)
+command(app, "chat")(chat)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(db.app, name="db")
 copy.register(app)
@@ -87,9 +103,21 @@ def root(ctx: typer.Context, *, version: bool, **common: Any) -> None:
 
 def main() -> None:
     """The `holdfast` executable."""
+    _prepare()
+    app()
+
+
+def alone(work: Callable[..., Any], name: str) -> None:
+    """One command, as for `command`, as the executable `name`."""
+    program = typer.Typer(**_PLAIN)
+    command(program, name, cls=Alone)(work)
+    _prepare()
+    program()
+
+
+def _prepare() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     cast("TextIOWrapper[Any]", sys.stdout).reconfigure(errors="backslashreplace")  # a locale without a letter shows its escape
-    app()
 
 
 def _interrupt(*_: object) -> NoReturn:

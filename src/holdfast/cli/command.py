@@ -60,6 +60,7 @@ class Terminal:
 
     def __init__(self, *, store: str | None = None, tenant: str | None = None, user: str | None = None, json: bool = False) -> None:
         self.url = store
+        self.given_tenant = tenant
         self.tenant = tenant or "default"
         self.user = user
         self.json = json
@@ -120,13 +121,16 @@ def known_as(*parameters: Parameter) -> Callable[[F], F]:
     return decorate
 
 
-def command(group: typer.Typer, name: str) -> Callable[[Work], Work]:
-    """Add an async function to `group`: it is called with a `Terminal` and its own parameters, the common options are added to them."""
+def command(group: typer.Typer, name: str, **extra: Any) -> Callable[[Work], Work]:
+    """Add an async function to `group`: it is called with a `Terminal` and its own parameters, the common options are added to them.
+
+    `extra` goes to Typer.
+    """
 
     def register(work: Work) -> Work:
         own = list(signature(work, eval_str=True).parameters.values())[1:]
 
-        @group.command(name, help=getdoc(work))
+        @group.command(name, help=getdoc(work), **extra)
         @known_as(CONTEXT, *own, *COMMON)
         def run(ctx: typer.Context, **given: Any) -> None:
             outer = ctx.find_root().params

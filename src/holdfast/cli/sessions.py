@@ -14,6 +14,7 @@ import typer
 
 from .. import Entry, InvalidValue, Session, SessionGone, SessionInfo, Store, Unsupported, UsageError
 from ..backend import Watch
+from . import as_sent as sent
 from .command import Terminal, command, group
 from .output import counted, one_line, reading, replacing, safe_json, working
 from .transcript import TOLD, Transcript, record
@@ -105,11 +106,18 @@ async def show(
     hidden: Annotated[bool, typer.Option("--hidden", help="Show those too that were rewound, popped or replaced.")] = False,
     state: Annotated[bool, typer.Option("--state", help="Show its state and its cache too.")] = False,
     runs: Annotated[bool, typer.Option("--runs", help="Show its newest runs too.")] = False,
+    as_sent: Annotated[
+        str | None,
+        typer.Option("--as-sent", metavar="RUN", help="Show instead what this run (an id, its beginning, or `last`) sent to the model."),
+    ] = None,
     full: Full = False,
 ) -> None:
     """Show one session: what it is and what was said."""
     async with terminal.store() as store:
         session = await terminal.session(store, session_id)
+        if as_sent is not None:
+            await sent.answer(terminal, store, session, as_sent, full=full)
+            return
         entries = await session.entries(last=last + 1, kinds=TOLD, hidden=hidden)
         document: dict[str, Any] = {"session": session.info, "entries": [record(entry) for entry in entries[-last:]]}
         if state:

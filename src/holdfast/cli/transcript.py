@@ -18,7 +18,7 @@ TOLD = tuple(kind for kind in KINDS if kind not in (RUN, STATE))
 """The kinds of entries that a transcript tells."""
 _INDENT = 6
 _FOLDED_CHARS, _FOLDED_LINES = 400, 4
-_STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold yellow", "system": "bold magenta"}
+STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold yellow", "system": "bold magenta"}
 
 
 class Piece(NamedTuple):
@@ -48,7 +48,11 @@ class Transcript:
         """One entry: a line that says whose it is and when, and below it what it says."""
         message = entry.message() if entry.kind == MESSAGE else None
         yield _heading(entry, message)
-        for piece in self._pieces(message) if message else (Piece(readable(entry.data()), "dim"),):
+        yield from self.said(message) if message else self._wrapped(Piece(readable(entry.data()), "dim"))
+
+    def said(self, message: Message) -> Iterator[Line]:
+        """What is in a message, without a line above."""
+        for piece in self._pieces(message):
             yield from self._wrapped(piece)
 
     def _pieces(self, message: Message) -> Iterator[Piece]:
@@ -63,11 +67,11 @@ class Transcript:
                 return Piece(content, detail=False)
             case Reasoning(content):
                 return Piece(f"(thinking) {content}", "dim italic")
-            case ToolCall(name, _, arguments):
-                return Piece(f"→ {name}({_arguments(arguments)})", "yellow")
+            case ToolCall(name, _, given):
+                return Piece(f"→ {name}({arguments(given)})", "yellow")
             case ToolResult(response, call):
                 tool = self._tools.get(call or "", call)
-                return Piece(f"← {f'{tool}: ' if tool else ''}{_value(response)}", "yellow")
+                return Piece(f"← {f'{tool}: ' if tool else ''}{value(response)}", "yellow")
             case Compaction(_, content):
                 return Piece(f"(compaction) {content or ''}", "dim")
             case Blob(modality, content, mime_type):
@@ -76,7 +80,7 @@ class Transcript:
                 return Piece(f"({mime_type or modality}, {place})", "dim")
             case _:
                 data = to_otel(Message("", (part,)))["parts"][0]
-                return Piece(f"({data.pop('type')}) {_value(data)}", "dim")
+                return Piece(f"({data.pop('type')}) {value(data)}", "dim")
 
     def _wrapped(self, piece: Piece) -> Iterator[Line]:
         from rich.text import Text as Line
@@ -92,20 +96,22 @@ def _heading(entry: Entry, message: Message | None) -> Line:
 
     role = message.role if message else entry.kind
     who = message.name or (entry.agent if role == "assistant" else None) if message else entry.agent
-    line = Line(f"{entry.seq:>4}  ", style="dim").append(one_line(role), style=_STYLES.get(role, "bold"))
+    line = Line(f"{entry.seq:>4}  ", style="dim").append(one_line(role), style=STYLES.get(role, "bold"))
     line.append(f"  {one_line(who)}" if who else "").append(f"  {moment(from_micros(entry.time))}", style="dim")
     return line.append("  hidden", style="red") if entry.hidden else line
 
 
-def _arguments(arguments: Any) -> str:
-    if isinstance(arguments, dict):
-        named = cast("dict[str, Any]", arguments)
+def arguments(given: Any) -> str:
+    """The arguments of a call as in a call."""
+    if isinstance(given, dict):
+        named = cast("dict[str, Any]", given)
         return ", ".join(f"{name}={readable(value)}" for name, value in named.items())
-    return "" if arguments is None else _value(arguments)
+    return "" if given is None else value(given)
 
 
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else readable(value)
+def value(it: Any) -> str:
+    """A result of a tool as text."""
+    return it if isinstance(it, str) else readable(it)
 
 
 def _folded(text: str) -> str:

@@ -1,0 +1,199 @@
+"""What a run was sent, told from what its session recorded.
+
+A run notes the stretches of the log it sends with its end. Entries never change and hidden ones stay in the record, so each request is put
+together again as it was, rewound since or not; `valid` makes up the same results for lost calls that it made up then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from .. import entries as kinds
+from ..entries import INSTRUCTIONS, Entry
+from ..errors import Corrupt
+from ..messages import Message
+from ..runs import COMPLETED, INTERRUPTED, PAUSED, RUNNING, RunEvent, RunInfo
+from ..session import Session
+from .history import calls_of, results_of, valid
+
+
+class Try(msgspec.Struct, frozen=True, kw_only=True):
+    """One try at a run, as it was recorded: from its beginning to its end, or to where its process ended.
+
+    `version` is the session's at the beginning. `window` is what it noted, None if it came to no end that could note anything, or was no
+    agent's. `before` are messages of earlier tries that it was sent, `given` its input and the results people gave, `said` what the model
+    and the tools said, the engine's own words among them.
+    """
+
+    number: int
+    status: str
+    started: int
+    version: int
+    error: str | None
+    instructions: str | None
+    window: dict[str, Any] | None
+    before: tuple[Message, ...] = ()
+    given: tuple[Message, ...] = ()
+    said: tuple[Message, ...] = ()
+
+    @property
+    def ranges(self) -> list[list[int]]:
+        """The seqs of the past that was sent, first and last of each stretch."""
+        history = cast("dict[str, Any]", (self.window or {}).get("history") or {})
+        return history.get("ranges", [])
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to the model. `messages` is all of it but the instructions, `new` how many of them, at the end, the last one had not.
+
+    `answer` is what was stored of the answer, `whole` whether that is all of it; None where nothing was.
+    """
+
+    messages: tuple[Message, ...]
+    new: int
+    answer: Message | None
+    whole: bool
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """A try with its requests. `past`: how many messages at the beginning of each are of before the run.
+
+    It is None where nobody knows (`attempt.window` is None), or where this session doesn't: the try was `copied` with a fork, and what it
+    noted counts the log of the session where it was made, `session.info.origin`.
+    """
+
+    attempt: Try
+    instructions: str | None
+    past: int | None
+    copied: bool
+    requests: tuple[Request, ...]
+
+
+async def as_sent(session: Session, run_id: str) -> list[Sent] | None:
+    """What a run sent to its model, try by try; None where there is no such run."""
+    run, log = await session.run_log(run_id)
+    if run is None:
+        return None
+    texts = {blob.key: (blob.data or b"").decode() for blob in await session.blobs(INSTRUCTIONS)}
+    return [await _sent(session, it, texts) for it in tries(log, run)]
+
+
+async def _sent(session: Session, attempt: Try, texts: dict[str, str]) -> Sent:
+    copied = session.info.origin is not None and attempt.version == 1  # a fork begins with one commit of all copies, numbered anew
+    past = None if copied or attempt.window is None else await _past(session, attempt.ranges)
+    return Sent(
+        attempt=attempt,
+        instructions=texts.get(attempt.instructions or ""),
+        past=None if past is None else len(valid(past)),
+        copied=copied,
+        requests=tuple(requests(attempt, past or ())),
+    )
+
+
+async def _past(session: Session, ranges: list[list[int]]) -> list[Message]:
+    found: list[Message] = []
+    for first, last in ranges:
+        read = await session.entries(after=first - 1, before=last + 1, kinds=(kinds.MESSAGE,), hidden=True)
+        found += [entry.message() for entry in read]
+    return found
+
+
+# --- from entries to tries -------------------------------------------------------------------------------------------
+
+
+def tries(log: Sequence[Entry], run: RunInfo) -> list[Try]:
+    """The tries told of by all entries of one run, hidden ones included, in order."""
+    parts = list(_parts(log))
+    return [_try(parts[:place], part, run.status if place == len(parts) - 1 else None) for place, part in enumerate(parts)]
+
+
+def _parts(log: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """The entries of each try: it begins where the run is said to be running."""
+    begins = [place for place, entry in enumerate(log) if entry.kind == kinds.RUN and _event(entry).status == RUNNING]
+    for start, end in zip(begins, [*begins[1:], len(log)], strict=True):
+        yield list(log[start:end])
+
+
+def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> Try:
+    beginning, *events = [_event(entry) for entry in part if entry.kind == kinds.RUN]
+    end = events[-1] if events else None
+    messages = [entry for entry in part if entry.kind == kinds.MESSAGE]
+    given = [entry for entry in messages if entry.time == part[0].time]  # those of one commit have one time
+    window = beginning.window | end.window if end else None
+    return Try(
+        number=beginning.attempt,
+        status=end.status if end else status or INTERRUPTED,
+        started=part[0].time,
+        version=part[0].version,
+        error=end.error if end else None,
+        instructions=(window or beginning.window).get("instructions"),
+        window=window if window and "model" in window else None,
+        before=_messages(_before(earlier, part[0], given)),
+        given=_messages(given),
+        said=_messages(messages[len(given) :]),
+    )
+
+
+def _messages(entries: Sequence[Entry]) -> tuple[Message, ...]:
+    return tuple(entry.message() for entry in entries)
+
+
+def _before(earlier: list[list[Entry]], beginning: Entry, given: list[Entry]) -> list[Entry]:
+    """What a try found of those before it: not what was hidden by then, nor an answer that was broken off, for it says that anew.
+
+    What is hidden while the beginning of the try is not was hidden before it: a rewind takes everything after its place. And a try that
+    was given the input found none.
+    """
+    if any(entry.message().role != "tool" for entry in given):
+        return []
+    found = [entry for part in earlier for entry in part if entry.kind == kinds.MESSAGE and (beginning.hidden or not entry.hidden)]
+    while found and _is_answer(found[-1].message()):
+        found.pop()
+    return found
+
+
+def _is_answer(message: Message) -> bool:
+    return message.role == "assistant" and not calls_of(message)
+
+
+def _event(entry: Entry) -> RunEvent:
+    try:
+        return msgspec.json.decode(entry.body, type=RunEvent)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"run entry {entry.id} (seq {entry.seq}) is not readable: {error}") from error
+
+
+# --- from a try to its requests --------------------------------------------------------------------------------------
+
+
+def requests(attempt: Try, past: Sequence[Message]) -> Iterator[Request]:
+    """The requests of one try, in order; `past` are the messages of its `ranges`.
+
+    The last may be without an answer: it was under way when the try ended, or about to be.
+    """
+    before, known = valid(past), 0
+    own = [*attempt.before, *attempt.given]
+    for message in (*attempt.said, None):
+        if message is None and not _asks_on(attempt, own):
+            return
+        if message is None or message.role == "assistant":
+            sent = (*before, *valid(own))
+            whole = message is not None and (attempt.status == COMPLETED or not _is_answer(message))
+            yield Request(messages=sent, new=len(sent) - known, answer=message, whole=whole)
+            known = len(sent)
+        if message is not None:
+            own.append(message)
+
+
+def _asks_on(attempt: Try, own: list[Message]) -> bool:
+    """Whether a try that ended here had asked the model again: not when it was over, or at its tools."""
+    if attempt.status in (COMPLETED, PAUSED):
+        return False
+    last = next((place for place in range(len(own) - 1, -1, -1) if own[place].role == "assistant"), None)
+    if last is None:
+        return True
+    answered = {it.id for message in own[last:] for it in results_of(message)}
+    return bool(answered) and all(call.id in answered for call in calls_of(own[last]))
