@@ -111,10 +111,10 @@ class Run:
         """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""
         return (await self.add(messages)).version
 
-    async def add(self, messages: tuple[Message, ...], **parts: Any) -> Outcome:
-        """As `append`, with other `parts` as in `Commit`."""
+    async def add(self, messages: tuple[Message, ...], *, entries: tuple[NewEntry, ...] = (), **parts: Any) -> Outcome:
+        """As `append`, with more `entries` before the messages and other `parts` as in `Commit`."""
         time = now()
-        added = self._messages(messages, time)
+        added = (*entries, *self._messages(messages, time))
         return await self.session.write(entries=added, counts=counts_of(added), fence=self.fence, time=time, **parts)
 
     async def finish(self, *messages: Message, status: str = COMPLETED, metrics: Metrics | None = None, error: str | None = None) -> int:

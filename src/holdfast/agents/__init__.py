@@ -5,6 +5,19 @@ Importing this imports no model client; making an `Agent` imports its engine.
 
 from ..requirements import Decision, Requirement
 from .agent import Agent, Runner
+from .around import (
+    BaseContextProvider,
+    BaseHistoryProvider,
+    ContextProvider,
+    HistoryProvider,
+    InMemoryHistoryProvider,
+    Middleware,
+    ModelCall,
+    Posthook,
+    Prehook,
+    RunContext,
+    ToolInvocation,
+)
 from .engine import Answered, Delta, Done, Engine, Held, Said, Step, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import History
@@ -15,6 +28,9 @@ from .tools import tool
 __all__ = [
     "Agent",
     "Answered",
+    "BaseContextProvider",
+    "BaseHistoryProvider",
+    "ContextProvider",
     "Decision",
     "Delta",
     "Done",
@@ -22,8 +38,15 @@ __all__ = [
     "Event",
     "Held",
     "History",
+    "HistoryProvider",
+    "InMemoryHistoryProvider",
+    "Middleware",
+    "ModelCall",
+    "Posthook",
+    "Prehook",
     "ReasoningDelta",
     "Requirement",
+    "RunContext",
     "RunEnded",
     "RunOutput",
     "RunStarted",
@@ -34,6 +57,7 @@ __all__ = [
     "TextDelta",
     "ToolAnswered",
     "ToolCalled",
+    "ToolInvocation",
     "Turn",
     "tool",
 ]

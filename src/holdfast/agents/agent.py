@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any, Literal, overload
@@ -17,10 +17,12 @@ from ..runs import LEASE, WAIT
 from ..session import Session
 from ..store import Store
 from . import naming
-from .driving import Crew, Driving, Instructions, Orders
+from .around import ContextProvider, Middleware, Posthook, Prehook, check_around
+from .driving import Driving, Emit
 from .engine import Engine, Said, Turn
-from .events import Event, RunEnded
+from .events import Event
 from .history import DEFAULT, History
+from .orders import Crew, Instructions, Orders
 from .output import RunOutput
 from .stream import RunStream
 from .tools import checked_tools, name_of, options_of
@@ -53,7 +55,12 @@ class Agent:
         cache_session: bool = False,
         add_history_to_context: bool = True,
         history: History = DEFAULT,
+        context_providers: Sequence[ContextProvider] = (),
+        middleware: Sequence[Middleware] = (),
+        prehooks: Sequence[Prehook] = (),
+        posthooks: Sequence[Posthook] = (),
     ) -> None:
+        check_around(context_providers=context_providers, middleware=middleware, prehooks=prehooks, posthooks=posthooks)
         if not isinstance(history, History):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise InvalidValue(f"history={history!r:.80}: write History(runs=...), History(messages=...) or History(tokens=...)")
         if not (instructions is None or isinstance(instructions, str) or callable(instructions)):
@@ -65,6 +72,7 @@ class Agent:
         self._history = history if add_history_to_context else None
         own = checked_tools(tools)
         self._crew = Crew(
+            agent=self,
             name=self.name,
             store=self.store,
             engine=_engine(model, own),
@@ -72,6 +80,10 @@ class Agent:
             instructions=instructions,
             tools=own,
             by_name={name_of(it): (it, options_of(it)) for it in own},
+            providers=tuple(context_providers),
+            middleware=tuple(middleware),
+            prehooks=tuple(prehooks),
+            posthooks=tuple(posthooks),
         )
 
     def __repr__(self) -> str:
@@ -200,14 +212,7 @@ class Agent:
 
     def _begun(self, orders: Orders) -> Coroutine[Any, Any, RunOutput] | RunStream:
         driving = Driving(self._crew, orders)
-        return RunStream(lambda: _explained(driving)) if orders.stream else self._folded(driving)
-
-    async def _folded(self, driving: Driving) -> RunOutput:
-        async with aclosing(_explained(driving)) as events:
-            async for event in events:
-                if isinstance(event, RunEnded):
-                    return event.output
-        raise HoldfastError(f"run {driving.run.id!r} ended without an output")  # a stream of events always ends with one, or raises
+        return RunStream(lambda emit: _explained(driving, emit)) if orders.stream else _explained(driving, _nobody)
 
     def _session(self, session: Session | None, session_id: str | None, user_id: str | None) -> Session:
         """The handle of a call; nothing is read yet."""
@@ -351,12 +356,10 @@ def _blank(message: Message) -> bool:
     return all(getattr(part, "content", None) == "" for part in message.parts)
 
 
-async def _explained(driving: Driving) -> AsyncGenerator[Event]:
-    """The run's events; an error tells who catches it where the run is."""
+async def _explained(driving: Driving, emit: Emit) -> RunOutput:
+    """The run; an error tells who catches it where it is."""
     try:
-        async with aclosing(driving.events()) as events:
-            async for event in events:
-                yield event
+        return await driving.go(emit)
     except Exception as error:
         if not isinstance(error, HoldfastError):
             error.add_note(
@@ -364,3 +367,7 @@ async def _explained(driving: Driving) -> AsyncGenerator[Event]:
                 " Call run again with this run_id to go on from what is stored."
             )
         raise
+
+
+def _nobody(event: Event) -> None:
+    """Who listens to a run that is not streamed."""

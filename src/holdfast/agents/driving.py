@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from hashlib import blake2b
 from typing import Any, cast
@@ -18,118 +18,89 @@ import msgspec
 
 from .. import entries as kinds
 from ..backend import BlobPut, HeadPatch, Range, ReadPlan, Window
-from ..entries import INSTRUCTIONS, Entry
+from ..entries import INSTRUCTIONS, Entry, NewEntry
 from ..errors import Conflict, OutcomeUnknown, SessionNotFound, UsageError
-from ..ids import now
-from ..messages import Message, Text, ToolCall, ToolResult
-from ..requirements import Decision, Kind, Needs, Requirement, asked, entry_of, told
+from ..ids import new_id, now
+from ..messages import Message, Text, to_otel
+from ..requirements import Requirement, entry_of
 from ..running import Run
-from ..runs import CANCELLED, COMPLETED, LEASE, PAUSED, RUNNING, Metrics, Patience, RunInfo, through
-from ..session import Session
-from ..store import Store
-from .engine import Answered, Delta, Done, Engine, Held, Said, Turn
+from ..runs import CANCELLED, COMPLETED, PAUSED, RUNNING, Metrics, Patience, through
+from .around import RunContext, halts_history, loads_history, through_middleware, with_context
+from .before import Before, held, look, open_calls, reruns, waiting
+from .engine import Answered, Delta, Done, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
 from .line import in_line
+from .orders import Crew, Orders
 from .output import RunOutput
-from .tools import ToolOptions, converted, fields_of
+from .watching import Watched
 
-Instructions = str | Callable[..., Any] | None
-_SETTLED = (COMPLETED, PAUSED)
-
-
-class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call asks of an agent: the session and the input, and how to wait, to look back and to tell of it.
-
-    `supplied`: the run id is the caller's and may have been used. `resume`: there must be such a run. `history` None sends no past.
-    """
-
-    session: Session
-    input: tuple[Message, ...]
-    run_id: str
-    supplied: bool = False
-    resume: bool = False
-    decisions: tuple[Decision, ...] = ()
-    wait: float
-    lease: float = LEASE
-    stream: bool = False
-    history: History | None
-
-
-class Crew(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an agent a run needs."""
-
-    name: str | None
-    store: Store
-    engine: Engine
-    model: str
-    instructions: Instructions
-    tools: tuple[Any, ...]
-    by_name: dict[str, tuple[Any, ToolOptions]]
-    """Each tool, and what is known of it."""
-
-    def options(self, name: str) -> ToolOptions:
-        """What is known of the tool with this name; of one of the engine's own nothing is."""
-        return self.by_name[name][1] if name in self.by_name else ToolOptions()
+Emit = Callable[[Event], None]
+_NOTHING = Before()
 
 
 class Driving:
-    """The run, from its orders to its output: iterate `events()` once, to the end."""
+    """The run, from its orders to its output: `go()` once."""
 
     def __init__(self, crew: Crew, orders: Orders) -> None:
         self.crew = crew
         self.orders = orders
         self.session = orders.session
         self.run = Run(orders.session, orders.run_id, crew.name)
-        self.told: list[Message] = []
+        self._told: list[Message] = []
         """Messages of this run, stored or about to be."""
         self._pending: list[Message] = []
+        self._notes: list[NewEntry] = []
         self._partial = ""
         self._began = time.perf_counter()
         self._used = Metrics()
         self._blobs: tuple[BlobPut, ...] = ()
         self._acting = False
-        self._decided: dict[str, Decision] = {}
-        self._known: list[Requirement] = []
-        self._result: RunOutput | None = None
+        self._before = _NOTHING
+        self._plain: Any = None
+        self._held: list[Requirement] = []
 
-    async def events(self) -> AsyncGenerator[Event]:
-        """What happens, as it happens; the last is `RunEnded`."""
+    async def go(self, emit: Emit) -> RunOutput:
+        """Run; what happens is told to `emit` as it happens, the output last."""
         await self.crew.store.tidy()
-        before = await self._look_back() if self.orders.supplied else _NOTHING
-        if not before.settled:
+        if self.orders.supplied:
+            self._before = await self._look_back()
+        output = None
+        if not self._before.settled:
             async with in_line(self.session, self.orders.wait) as patience:
-                started, before = await self._begin(before, patience)
-                if not before.settled:
-                    async with self.session.holding(self.run, self.orders.lease), aclosing(self._body(started, before)) as events:
-                        async for event in events:
-                            yield event
-        yield RunEnded(before.output(self) if self._result is None else self._result)
+                started = await self._begin(patience)
+                if started is not None:
+                    async with self.session.holding(self.run, self.orders.lease):
+                        output = await self._body(started, emit)
+        output = output or self._settled()
+        emit(RunEnded(output))
+        return output
 
-    async def _body(self, started: list[Entry], before: Before) -> AsyncGenerator[Event]:
+    async def _body(self, started: list[Entry], emit: Emit) -> RunOutput:
         """The run once it has begun."""
-        yield RunStarted(self.run.id, self.session.id, self.run.attempt)
-        if any(it.outcome == "cancel" for it in self._decided.values()):
-            await self._end(CANCELLED)
-            return
-        if waiting := self._waiting(before):
-            await self._end(PAUSED, waiting)
-            return
-        async with aclosing(self._drive(started, before)) as events:
-            async for event in events:
-                yield event
+        emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
+        if self._before.cancelled:
+            return await self._stop(CANCELLED)
+        if needs := waiting(self._before, open_calls(self._told), self.crew, self.run.id):
+            return await self._stop(PAUSED, needs)
+        context = await self._context(started)
+        layers = [it.on_run for it in self.crew.middleware]
+        await through_middleware(layers, context, lambda: self._around(context, emit))
+        if self._held:
+            return await self._stop(PAUSED, self._held)
+        return await self._finish(context.answer)
 
     # --- beginning ---
 
-    async def _begin(self, before: Before, patience: Patience) -> tuple[list[Entry], Before]:
-        """The first commit, and what was known of the run id when it went through; nothing is begun where it is settled by then."""
-        while not before.settled:
+    async def _begin(self, patience: Patience) -> list[Entry] | None:
+        """The first commit, and the entries it is answered with; None where the run is settled by then."""
+        while not self._before.settled:
             try:
-                return await self._start(before, patience.left()), before
+                return await self._start(patience.left())
             except Conflict as conflict:
                 await patience.again(conflict)
-                before = await self._look_back()
-        return [], before
+                self._before = await self._look_back()
+        return None
 
     async def _look_back(self) -> Before:
         """What the session knows of this run id."""
@@ -137,106 +108,71 @@ class Driving:
             run, found = await self.session.run_log(self.run.id)
         except SessionNotFound:  # none yet, or another's: then the first commit says so
             run, found = None, []
+        if run is None and self.orders.resume:
+            raise UsageError(f"there is no run {self.run.id!r} in session {self.session.id!r}: nothing to continue")
         if run is None:
-            if self.orders.resume:
-                raise UsageError(f"there is no run {self.run.id!r} in session {self.session.id!r}: nothing to continue")
             return Before(version=self.session.version)
         if run.status == RUNNING:
             raise self.run.under_way()
-        there = [it for it in found if not it.hidden]
-        stored = [it for it in there if it.kind == kinds.MESSAGE]
-        needs = told(there)
-        going_on = self.orders.decisions or run.status not in _SETTLED or (run.status == PAUSED and needs.expired(now()))
-        before = Before(version=self.session.version, run=run, stored=stored, needs=needs, settled=not going_on)
-        before.check(self.orders, self.session)
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
-        return before
+        return look(run, found, self.session.version, self.orders, self.crew)
 
-    async def _start(self, before: Before, wait: float) -> list[Entry]:
-        """The first commit; the entries its answer holds."""
-        self.told = [it.message() for it in before.stored if it.seq not in before.stale]
-        input = () if self.told else self.orders.input
-        decided = self._decided = self._decisions(before.needs)
-        self._known = before.needs.open
-        results = tuple(_result(before.needs.asked[id], it) for id, it in decided.items() if not it.executes and it.outcome != "cancel")
-        self.told += (*input, *results)
-        self.run.window = {"model": self.crew.model} | self._instruct()
+    async def _start(self, wait: float) -> list[Entry]:
+        before = self._before
+        kept = [it.message() for it in before.stored if it.seq not in before.stale]
+        new = (*(() if kept else self.orders.input), *before.results)
+        self._told = [*kept, *new]
+        self.run.window = {"model": self.crew.model}
+        if isinstance(self.crew.instructions, str):
+            self._instructed(self.crew.instructions)
         outcome = await self.run.start(
-            (*input, *results),
+            new,
             wait=wait,
             lease=self.orders.lease,
             expect=before.version if self.orders.supplied else None,
-            entries=tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in decided.values()),
+            entries=tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in before.decided.values()),
             hide=tuple(Range(seq, seq) for seq in sorted(before.stale)),
             blobs=self._blobs,
-            patch=HeadPatch(waiting=await self._others_wait()) if decided else None,
+            patch=HeadPatch(waiting=await self._others_wait()) if before.decided else None,
             answer=ReadPlan(state_since=self.session.cells.synced, entries=self._window),
         )
         self._blobs = ()
         assert outcome.snapshot is not None
         return outcome.snapshot.entries or []
 
-    def _decisions(self, needs: Needs) -> dict[str, Decision]:
-        """What is decided with this call, and by time; what people filled in has been looked at."""
-        given = needs.check(self.orders.decisions, now())
-        for id, it in given.items():
-            name = needs.asked[id].call.name
-            if it.outcome == "answer" and name in self.crew.by_name:
-                converted(self.crew.by_name[name][0], it.value)
-        return given | {it.requirement: it for it in needs.expired(now())}
-
     async def _others_wait(self) -> bool:
         """Whether other runs of the session wait for people."""
         return any(it.run_id != self.run.id for it in await self.session.requirements())
 
     @property
-    def _window(self) -> Window | None:
-        return None if self.orders.history is None else Window(limit=PAGE, kinds=KINDS)
+    def _history(self) -> History | None:
+        """What is sent of the session's own past; None where another history is the source, or none is."""
+        other = loads_history(self.crew.providers) or halts_history(self.crew.providers)
+        return None if other else self.orders.history
 
-    def _instruct(self) -> dict[str, str]:
+    @property
+    def _window(self) -> Window | None:
+        return None if self._history is None else Window(limit=PAGE, kinds=KINDS)
+
+    def _instructed(self, text: str) -> None:
         """Note which instructions the run has; their text is stored once."""
-        text = self.crew.instructions
-        if not isinstance(text, str) or not text:
-            return {}
-        key = blake2b(text.encode(), digest_size=16).hexdigest()
-        self._blobs = (BlobPut(INSTRUCTIONS, key, "text/plain", text.encode(), if_absent=True),)
-        return {"instructions": key}
+        if text:
+            key = blake2b(text.encode(), digest_size=16).hexdigest()
+            self._blobs = (BlobPut(INSTRUCTIONS, key, "text/plain", text.encode(), if_absent=True),)
+            self.run.window["instructions"] = key
 
     # --- in the middle ---
 
-    async def _drive(self, started: list[Entry], before: Before) -> AsyncGenerator[Event]:
+    async def _context(self, started: list[Entry]) -> RunContext:
+        """The run as middleware sees it, with what is sent of the past."""
         past = await self._past(started)
-        instructions = await self._instructions()
         if past is not None:
             self.run.window["history"] = past.record()
-        rerun = self._rerun(before)
-        own = valid(self.told, open=frozenset(rerun))
-        turn = Turn(
-            messages=(*valid(past.messages if past else ()), *own),
-            instructions=instructions,
-            tools=self.crew.tools,
-            rerun=rerun,
-            filled={id: it.value for id, it in self._released(before).items() if it.outcome == "answer"},
-            stream=self.orders.stream,
-            session=self.session,
-            run_id=self.run.id,
-        )
-        self._acting = bool(rerun)
-        async with aclosing(self.crew.engine.run(turn)) as steps:
-            async for step in steps:
-                if isinstance(step, Done):
-                    await self._finish(step)
-                    return
-                if isinstance(step, Held):
-                    await self._end(PAUSED, self._held(step))
-                    return
-                for event in await self._step(step):
-                    yield event
-        raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
+        return RunContext(self.crew.agent, self.session, self.run.id, self._told, past.messages if past else [])
 
     async def _past(self, started: list[Entry]) -> Past | None:
         """What is sent of the session's past; older entries are read while the history asks for more than the first page holds."""
-        history = self.orders.history
+        history = self._history
         if history is None:
             return None
         entries, whole = started, len(started) < PAGE
@@ -247,18 +183,59 @@ class Driving:
             older = await self.session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=KINDS)
             entries, whole = older + entries, len(older) < DEEP_PAGE
 
-    async def _instructions(self) -> str | None:
+    async def _around(self, context: RunContext, emit: Emit) -> None:
+        crew = self.crew
+        await with_context(context, crew.providers, crew.prehooks, crew.posthooks, lambda: self._drive(context, emit))
+
+    async def _drive(self, context: RunContext, emit: Emit) -> None:
+        """Ask the engine, and store what it tells as it goes; its answer goes to the context."""
+        self._note(context)
+        rerun = reruns(self._before, open_calls(self._told))
+        turn = Turn(
+            messages=tuple(self._sent(context, frozenset(rerun))),
+            instructions=await self._instructions(context),
+            tools=(*self.crew.tools, *context.tools) if context.tools else self.crew.tools,
+            rerun=rerun,
+            filled={id: it.value for id, it in self._before.released.items() if it.outcome == "answer"},
+            stream=self.orders.stream,
+            session=self.session,
+            run_id=self.run.id,
+            watched=Watched(self.session, self.run.id, self.crew.middleware) if self.crew.middleware else None,
+        )
+        self._acting = bool(rerun)
+        async with aclosing(self.crew.engine.run(turn)) as steps:
+            async for step in steps:
+                if isinstance(step, Done):
+                    context.answer, self._plain = step.content, step.plain
+                    return
+                if isinstance(step, Held):
+                    self._held = held(step, open_calls(self._told), self.crew, self.run.id)
+                    return
+                for event in await self._step(step):
+                    emit(event)
+        raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
+
+    def _sent(self, context: RunContext, open: frozenset[str]) -> list[Message]:
+        """What the model is sent: the past, what was added to it, and this run so far."""
+        added = [message for messages in context.context.values() for message in messages]
+        return [*valid([*context.past, *added]), *valid(context.input, open=open)]
+
+    def _note(self, context: RunContext) -> None:
+        """Keep for the record what the model is sent and the session does not hold."""
+        added = {source: [to_otel(it) for it in messages] for source, messages in context.context.items() if messages}
+        rewritten = [] if context.input == self._told else [to_otel(it) for it in context.input]
+        if added or rewritten or context.instructions:
+            body = {"type": "sent", "context": added, "input": rewritten, "instructions": context.instructions}
+            self._notes.append(NewEntry(new_id(), kinds.NOTE, msgspec.json.encode(body), self.run.id, self.crew.name, now()))
+
+    async def _instructions(self, context: RunContext) -> str | None:
         """The instructions of this run; those a function makes are noted now that it can see the session."""
         given = self.crew.instructions
-        if given is None or isinstance(given, str):
-            return given or None
-        made = given(self.session) if inspect.signature(given).parameters else given()
-        text = await cast("Awaitable[str]", made) if inspect.isawaitable(made) else made
-        if text:
-            key = blake2b(text.encode(), digest_size=16).hexdigest()
-            self._blobs = (BlobPut(INSTRUCTIONS, key, "text/plain", text.encode(), if_absent=True),)
-            self.run.window["instructions"] = key
-        return text or None
+        if callable(given):
+            made = given(self.session) if inspect.signature(given).parameters else given()
+            given = await cast("Awaitable[str]", made) if inspect.isawaitable(made) else made
+            self._instructed(given or "")
+        return "\n\n".join([text for text in (given, *context.instructions) if text]) or None
 
     async def _step(self, step: Any) -> Sequence[Event]:
         """Store what an engine told, as far as it has to be stored now; the events of it."""
@@ -279,7 +256,7 @@ class Driving:
         self._count(input_tokens=step.input_tokens, output_tokens=step.output_tokens, model_calls=1, tool_calls=len(calls))
         self._acting = step.acts
         self._pending += step.before
-        self.told += step.before
+        self._told += step.before
         whole, self._partial = self._partial, ""
         await self._tell(step.message, at_once=step.acts)
         events: list[Event] = [ToolCalled(it.id, it.name, it.arguments) for it in calls]
@@ -287,11 +264,17 @@ class Driving:
 
     async def _tell(self, message: Message, *, at_once: bool) -> None:
         """Take a message of the run in: stored now, or with the next commit."""
-        self.told.append(message)
+        self._told.append(message)
         self._pending.append(message)
         self.run.unsaved = tuple(self._pending)
         if at_once:
-            await self._stored(self.run.add(self.run.unsaved, blobs=self._taken_blobs()))
+            await self._stored(self.run.add(self.run.unsaved, **self._more()))
+
+    def _more(self) -> dict[str, Any]:
+        """What goes along with the next commit."""
+        blobs, self._blobs = self._blobs, ()
+        notes, self._notes = self._notes, []
+        return {"blobs": blobs, "entries": tuple(notes)}
 
     async def _stored(self, writing: Coroutine[Any, Any, Any]) -> None:
         """End a write that holds all that is pending, also when this task is cancelled meanwhile: what is stored is not stored again."""
@@ -306,10 +289,6 @@ class Driving:
 
         await through(write())
 
-    def _taken_blobs(self) -> tuple[BlobPut, ...]:
-        blobs, self._blobs = self._blobs, ()
-        return blobs
-
     def _count(self, **more: int) -> None:
         used = {name: getattr(self._used, name) + value for name, value in more.items()}
         self._used = msgspec.structs.replace(self._used, **used, seconds=round(time.perf_counter() - self._began, 6))
@@ -317,71 +296,51 @@ class Driving:
 
     # --- the end ---
 
-    async def _finish(self, done: Done) -> None:
+    async def _finish(self, answer: Any) -> RunOutput:
+        """Store the answer, and that the run is completed."""
         self._count()
-        if not isinstance(done.content, str):
-            self.run.window["content"] = done.plain
-        self._result = self.output(done.content)
-        await self._stored(self.run.end(tuple(self._pending), blobs=self._taken_blobs()))
+        said = next((it.text for it in reversed(self._told) if it.role == "assistant"), None)
+        if not isinstance(answer, str):
+            self.run.window["content"] = self._plain
+        elif answer != said:
+            self._answer_anew(answer)
+        output = self._output(answer)
+        await self._stored(self.run.end(tuple(self._pending), **self._more()))
+        return output
 
-    # --- people ---
+    def _answer_anew(self, answer: str) -> None:
+        """A hook or middleware has the last word: it is what was said; the model's own answer is kept for the record."""
+        message = Message("assistant", (Text(answer),))
+        if self._pending and self._pending[-1].role == "assistant" and not calls_of(self._pending[-1]):
+            body = {"type": "replaced", "message": to_otel(self._pending.pop())}
+            self._notes.append(NewEntry(new_id(), kinds.NOTE, msgspec.json.encode(body), self.run.id, self.crew.name, now()))
+            self._told.pop()
+        self._told.append(message)
+        self._pending.append(message)
 
-    def _released(self, before: Before) -> dict[str, Decision]:
-        """By call: the decisions to execute it that have not had their effect."""
-        ready = self._decided if before.status != PAUSED else before.needs.decided | self._decided
-        calls = {id: before.needs.asked[id].call.id or "" for id in ready}
-        return {calls[id]: it for id, it in ready.items() if it.executes}
-
-    def _rerun(self, before: Before) -> dict[str, dict[str, Any] | None]:
-        """The calls that are executed before the model is asked again, with the arguments people changed."""
-        released = self._released(before)
-        found: dict[str, dict[str, Any] | None] = {}
-        for call in _open(self.told):
-            if call.id is not None:
-                decision = released.get(call.id)
-                changed = decision.value if decision is not None and decision.outcome == "approve" else None
-                found[call.id] = {**call.arguments, **changed} if changed else None
-        return found
-
-    def _waiting(self, before: Before) -> list[Requirement]:
-        """What has to be decided before this run can go on: what was asked before, and what is asked for now."""
-        waiting = [it for it in before.needs.open if it.id not in self._decided]
-        settled = self._released(before).keys() | {it.call.id for it in waiting}
-        consumed = {before.needs.asked[id].call.id for id, it in before.needs.decided.items() if it.executes}
-        for call in _open(self.told):
-            options = self.crew.options(call.name)
-            kind = None if options.idempotent else "unknown"
-            if options.needs is not None and call.id not in consumed:
-                kind = options.needs  # it has not been executed: that takes a decision
-            if call.id not in settled and kind is not None:
-                waiting.append(self._ask(kind, call))
-        return waiting
-
-    def _held(self, step: Held) -> list[Requirement]:
-        """What the engine holds, as requirements."""
-        calls = {call.id: call for call in _open(self.told)}
-        confirm = [self._ask(self.crew.options(calls[id].name).needs or "confirmation", calls[id]) for id in step.confirm]
-        return confirm + [self._ask("external", calls[id]) for id in step.external]
-
-    def _ask(self, kind: Kind, call: ToolCall) -> Requirement:
-        options = self.crew.options(call.name)
-        fields = fields_of(self.crew.by_name[call.name][0]) if kind == "input" else ()
-        expires = None if options.expires is None or kind == "unknown" else now() + int(options.expires * 1_000_000)
-        return asked(self.run.id, kind, call, fields=fields, expires=expires)
-
-    async def _end(self, status: str, waiting: Sequence[Requirement] = ()) -> None:
+    async def _stop(self, status: str, needs: Sequence[Requirement] = ()) -> RunOutput:
         """End without an answer: the run waits for people, or is over because of them."""
         self._count()
-        self._result = self.output(None, status=status, requirements=tuple(waiting))
-        known = {it.id for it in self._known}
-        entries = tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in waiting if it.id not in known)
-        patch = HeadPatch(waiting=True) if waiting else None
-        await self._stored(self.run.end(tuple(self._pending), status, entries=entries, patch=patch, blobs=self._taken_blobs()))
+        output = self._output(None, status=status, requirements=tuple(needs))
+        more = self._more()
+        new = [it for it in needs if it.id not in self._before.needs.asked]
+        more["entries"] += tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in new)
+        patch = HeadPatch(waiting=True) if needs else None
+        await self._stored(self.run.end(tuple(self._pending), status, patch=patch, **more))
+        return output
 
-    def output(
+    def _settled(self) -> RunOutput:
+        """The output of a run there is nothing to do for."""
+        before = self._before
+        assert before.run is not None
+        self._told = before.messages
+        answers = [it.text for it in self._told if it.role == "assistant"]
+        content = before.run.window.get("content", answers[-1] if answers and before.status == COMPLETED else None)
+        return self._output(content, status=before.run.status, requirements=tuple(before.needs.open), metrics=before.run.metrics)
+
+    def _output(
         self, content: Any, *, status: str = COMPLETED, requirements: tuple[Requirement, ...] = (), metrics: Metrics | None = None
     ) -> RunOutput:
-        """The run's output as of now."""
         return RunOutput(
             content=content,
             run_id=self.run.id,
@@ -391,70 +350,5 @@ class Driving:
             status=status,
             requirements=requirements,
             metrics=metrics or self._used,
-            messages=tuple(self.told),
+            messages=tuple(self._told),
         )
-
-
-class Before(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run id has been used for: the messages `stored` under it that are still there, and what it waits for.
-
-    `settled`: there is nothing to do, the run is over or waits for decisions that did not come.
-    """
-
-    version: int = 0
-    run: RunInfo | None = None
-    settled: bool = False
-    stored: list[Entry] = []
-    needs: Needs = Needs({}, {})
-
-    @property
-    def status(self) -> str | None:
-        return self.run.status if self.run else None
-
-    @property
-    def stale(self) -> set[int]:
-        """The seqs of a broken-off answer at the end, which another try says anew."""
-        found: set[int] = set()
-        for entry in reversed(self.stored):
-            message = entry.message()
-            if message.role != "assistant" or calls_of(message):
-                break
-            found.add(entry.seq)
-        return found
-
-    def check(self, orders: Orders, session: Session) -> None:
-        """`UsageError` where the call is not one for this run."""
-        said = [it.message() for it in self.stored[: len(orders.input)]]
-        if orders.input and said and said != list(orders.input):
-            raise UsageError(f"run {orders.run_id!r} of {session.key} was begun with another input: leave run_id out to start another run")
-        self.needs.check(orders.decisions, now())
-
-    def output(self, driving: Driving) -> RunOutput:
-        """The output of a run that is settled."""
-        assert self.run is not None
-        driving.told = [entry.message() for entry in self.stored]
-        answers = [it.text for it in driving.told if it.role == "assistant"]
-        content = self.run.window.get("content", answers[-1] if answers and self.status == COMPLETED else None)
-        return driving.output(content, status=self.run.status, requirements=tuple(self.needs.open), metrics=self.run.metrics)
-
-
-_NOTHING = Before()
-
-
-def _open(messages: list[Message]) -> list[ToolCall]:
-    """The calls of the last answer that have no result."""
-    for place in range(len(messages) - 1, -1, -1):
-        if messages[place].role == "assistant":
-            answered = {it.id for message in messages[place:] for it in results_of(message)}
-            return [call for call in calls_of(messages[place]) if call.id not in answered]
-    return []
-
-
-_EXPIRED = "Nobody decided on this call in time: it was not executed."
-
-
-def _result(asked: Requirement, decision: Decision) -> Message:
-    """What the model is told of a call that is not executed here."""
-    said = {"deny": "A person denied this call: it was not executed.", "expired": _EXPIRED}.get(decision.outcome)
-    response = decision.value if said is None else f"{said} {decision.value}" if decision.value else said
-    return Message("tool", (ToolResult(response, asked.call.id),), asked.call.name)

@@ -13,6 +13,7 @@ import msgspec
 
 from ..messages import Message
 from ..session import Session
+from .watching import Watched
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +33,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     session: Session
     run_id: str
+    watched: Watched | None = None
+    """Middleware to make model and tool calls through, where there is some."""
 
 
 class Delta(msgspec.Struct, frozen=True):

@@ -46,6 +46,33 @@ def noted(part: ai.ModelRequestPart) -> Message:
     return Message("system", (Text(text) if isinstance(text, str) else Other(str(it.get("part_kind")), it),), native=Native(FORMAT, raw))
 
 
+def shown(messages: Sequence[ai.ModelMessage]) -> list[Message]:
+    """The engine's messages as ours, one for each part of a request."""
+    found: list[Message] = []
+    for message in messages:
+        if isinstance(message, ai.ModelResponse):
+            found.append(said(message))
+        else:
+            found += [_asked(part) for part in message.parts]
+    return found
+
+
+def _asked(part: ai.ModelRequestPart) -> Message:
+    if isinstance(part, ai.ToolReturnPart):
+        return answered(part)
+    if isinstance(part, ai.UserPromptPart):
+        raw, _ = _dumped(ai.ModelRequest(parts=[part]))
+        texts = [part.content] if isinstance(part.content, str) else [it for it in part.content if isinstance(it, str)]
+        return Message("user", tuple(Text(text) for text in texts), native=Native(FORMAT, raw))
+    return noted(part)
+
+
+def response(message: Message) -> ai.ModelResponse:
+    """An answer that somebody else than the model gave."""
+    built = _native(message) or _built(message, {})
+    return built if isinstance(built, ai.ModelResponse) else ai.ModelResponse(parts=[ai.TextPart(message.text)])
+
+
 def _dumped(message: ai.ModelMessage) -> tuple[msgspec.Raw, dict[str, Any]]:
     raw = ai.ModelMessagesTypeAdapter.dump_json([message], exclude_none=True)[1:-1]
     return msgspec.Raw(raw), msgspec.json.decode(raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import wraps
 from typing import Any, TypeGuard, cast
 
@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 from pydantic_graph import End
 
 from ..errors import InvalidValue, MissingExtra
+from ..messages import Message
 from ..models import OpenAIChat, OpenAIResponses
 from . import native
 from .engine import Answered, Delta, Done, Held, Said, Step, Turn
@@ -56,7 +57,7 @@ class PydanticEngine:
             output_type=self._output if self._holds else None,
             instructions=turn.instructions,
             toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
-            capabilities=[_Calls(turn.filled)],
+            capabilities=[_capability(turn)],
             conversation_id=turn.session.id,
             run_id=_new_to(history, turn.run_id),
         ) as run:
@@ -96,15 +97,40 @@ def _new_to(history: list[ai.ModelMessage], run_id: str) -> str | None:
 class _Calls(AbstractCapability[Any]):
     """A tool that raises has answered: the model is told, and goes on. What people filled in is there while the tool is executed."""
 
-    def __init__(self, filled: dict[str, dict[str, Any]]) -> None:
-        self._filled = filled
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
 
     async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
-        with filling(self._filled.get(call.tool_call_id, {})):
-            return await handler(args)
+        with filling(self._turn.filled.get(call.tool_call_id, {})):
+            if self._turn.watched is None:
+                return await handler(args)
+            return await self._turn.watched.tool(call.tool_call_id, call.tool_name, args, handler)
 
     async def on_tool_execute_error(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, error: Exception) -> Any:
         raise ToolFailed(f"{type(error).__name__}: {error}") from error
+
+
+class _WatchedCalls(_Calls):
+    """Model calls go through middleware too."""
+
+    async def wrap_model_request(self, ctx: Any, *, request_context: Any, handler: Any) -> ai.ModelResponse:
+        assert self._turn.watched is not None
+        given = native.shown(request_context.messages)
+        answers: list[tuple[Message, ai.ModelResponse]] = []
+
+        async def ask(messages: Sequence[Message]) -> Message:
+            if list(messages) != given:
+                request_context.messages = native.requests(messages)
+            response = await handler(request_context)
+            answers.append((native.said(response), response))
+            return answers[-1][0]
+
+        answer = await self._turn.watched.model(given, ask)
+        return next((response for message, response in answers if message is answer), None) or native.response(answer)
+
+
+def _capability(turn: Turn) -> _Calls:
+    return _WatchedCalls(turn) if turn.watched is not None and turn.watched.models else _Calls(turn)
 
 
 def _approved(turn: Turn) -> DeferredToolResults | None:

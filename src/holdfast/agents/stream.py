@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ..errors import UsageError
 from .events import Event, RunEnded
@@ -21,8 +21,8 @@ class RunStream(AsyncIterator[Event]):
     referred to) before its end, it is cancelled: the input, what was stored and the status stay.
     """
 
-    def __init__(self, events: Callable[[], AsyncGenerator[Event]]) -> None:
-        self._events = events
+    def __init__(self, go: Callable[[Callable[[Event], None]], Coroutine[Any, Any, RunOutput]]) -> None:
+        self._go = go
         self._feed: _Feed | None = None
         self._closed = False
         self._result: RunOutput | None = None
@@ -59,7 +59,7 @@ class RunStream(AsyncIterator[Event]):
     def _started(self) -> _Feed:
         if self._feed is None:
             self._feed = _Feed()
-            task = asyncio.get_running_loop().create_task(self._feed.fill(self._events()))
+            task = asyncio.get_running_loop().create_task(self._feed.fill(self._go))
             self._feed.task = task
             weakref.finalize(self, _Feed.let_go, self._feed).atexit = False
         return self._feed
@@ -74,11 +74,9 @@ class _Feed:
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._ended = False
 
-    async def fill(self, events: AsyncGenerator[Event]) -> None:
+    async def fill(self, go: Callable[[Callable[[Event], None]], Coroutine[Any, Any, RunOutput]]) -> None:
         try:
-            async with aclosing(events):
-                async for event in events:
-                    self._queue.put_nowait(event)
+            await go(self._queue.put_nowait)
         finally:
             self._queue.put_nowait(None)
 

@@ -10,9 +10,10 @@ from .. import session as aio_session
 from ..agents import agent as aio
 from ..agents import stream as aio_stream
 from ..agents.agent import Input
-from ..agents.driving import Instructions
+from ..agents.around import ContextProvider, Middleware, Posthook, Prehook
 from ..agents.events import Event
 from ..agents.history import DEFAULT, History
+from ..agents.orders import Instructions
 from ..agents.output import RunOutput
 from ..messages import Message
 from ..requirements import Decision
@@ -37,6 +38,10 @@ class Agent:
         cache_session: bool = False,
         add_history_to_context: bool = True,
         history: History = DEFAULT,
+        context_providers: Sequence[ContextProvider] = (),
+        middleware: Sequence[Middleware] = (),
+        prehooks: Sequence[Prehook] = (),
+        posthooks: Sequence[Posthook] = (),
     ) -> None:
         self.aio = aio.Agent(
             model,
@@ -48,6 +53,10 @@ class Agent:
             cache_session=cache_session,
             add_history_to_context=add_history_to_context,
             history=history,
+            context_providers=context_providers,
+            middleware=middleware,
+            prehooks=prehooks,
+            posthooks=posthooks,
         )
         self.store = Store(self.aio.store)
         self.runner = Runner()

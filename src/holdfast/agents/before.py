@@ -1,0 +1,149 @@
+"""What a run id has been used for, and what that means for a run that goes on under it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .. import entries as kinds
+from ..entries import Entry
+from ..errors import UsageError
+from ..ids import now
+from ..messages import Message, ToolCall, ToolResult
+from ..requirements import Decision, Kind, Needs, Requirement, asked, told
+from ..runs import COMPLETED, PAUSED, RunInfo
+from .engine import Held
+from .history import calls_of, results_of
+from .orders import Crew, Orders
+from .tools import converted, fields_of
+
+_SETTLED = (COMPLETED, PAUSED)
+_EXPIRED = "Nobody decided on this call in time: it was not executed."
+
+
+class Before(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages `stored` under the run id that are still there, and what the run waits for, as of `version` of the session."""
+
+    version: int = 0
+    run: RunInfo | None = None
+    stored: list[Entry] = []
+    needs: Needs = Needs({}, {})
+    decided: dict[str, Decision] = {}
+    """What is decided now, by this call or by time."""
+
+    @property
+    def status(self) -> str | None:
+        return self.run.status if self.run else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to do: the run is over, or waits for decisions that did not come."""
+        return self.status == COMPLETED or (self.status == PAUSED and not self.decided)
+
+    @property
+    def cancelled(self) -> bool:
+        return any(it.outcome == "cancel" for it in self.decided.values())
+
+    @property
+    def messages(self) -> list[Message]:
+        return [entry.message() for entry in self.stored]
+
+    @property
+    def stale(self) -> set[int]:
+        """The seqs of a broken-off answer at the end, which another try says anew."""
+        found: set[int] = set()
+        for entry in reversed(self.stored):
+            message = entry.message()
+            if message.role != "assistant" or calls_of(message):
+                break
+            found.add(entry.seq)
+        return found
+
+    @property
+    def results(self) -> tuple[Message, ...]:
+        """What the model is told of calls that are decided and not executed here."""
+        told = [(self.needs.asked[id], it) for id, it in self.decided.items() if not it.executes and it.outcome != "cancel"]
+        return tuple(_result(asked, decision) for asked, decision in told)
+
+    @property
+    def released(self) -> dict[str, Decision]:
+        """By call: the decisions to execute it that have not had their effect."""
+        ready = self.needs.decided | self.decided if self.status == PAUSED else self.decided
+        return {self.needs.asked[id].call.id or "": it for id, it in ready.items() if it.executes}
+
+
+def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: Crew) -> Before:
+    """What the entries of a run tell; `UsageError` where the call is not one for this run."""
+    there = [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
+    stored = [it for it in there if it.kind == kinds.MESSAGE]
+    said = [it.message() for it in stored[: len(orders.input)]]
+    if orders.input and said and said != list(orders.input):
+        raise UsageError(
+            f"run {orders.run_id!r} of {orders.session.key} was begun with another input: leave run_id out to start another run"
+        )
+    if orders.resume and not stored and run.status != COMPLETED:
+        raise UsageError(f"run {orders.run_id!r} of {orders.session.key} was rewound, its input too: give it to run(..., run_id=...) again")
+    needs = told(there)
+    decided = needs.check(orders.decisions, now())
+    for id, it in decided.items():
+        name = needs.asked[id].call.name
+        if it.outcome == "answer" and name in crew.by_name:
+            converted(crew.by_name[name][0], it.value)
+    if run.status == PAUSED:
+        decided |= {it.requirement: it for it in needs.expired(now())}
+    return Before(version=version, run=run, stored=stored, needs=needs, decided=decided)
+
+
+def open_calls(messages: list[Message]) -> list[ToolCall]:
+    """The calls of the last answer that have no result."""
+    for place in range(len(messages) - 1, -1, -1):
+        if messages[place].role == "assistant":
+            answered = {it.id for message in messages[place:] for it in results_of(message)}
+            return [call for call in calls_of(messages[place]) if call.id not in answered]
+    return []
+
+
+def waiting(before: Before, calls: list[ToolCall], crew: Crew, run_id: str) -> list[Requirement]:
+    """What has to be decided before a run with these open calls can go on: what was asked before, and what is asked for now."""
+    found = [it for it in before.needs.open if it.id not in before.decided]
+    settled = before.released.keys() | {it.call.id for it in found}
+    consumed = {before.needs.asked[id].call.id for id, it in before.needs.decided.items() if it.executes}
+    for call in calls:
+        options = crew.options(call.name)
+        kind: Kind | None = None if options.idempotent else "unknown"
+        if options.needs is not None and call.id not in consumed:
+            kind = options.needs  # it has not been executed: that takes a decision
+        if call.id not in settled and kind is not None:
+            found.append(ask(kind, call, crew, run_id))
+    return found
+
+
+def held(step: Held, calls: list[ToolCall], crew: Crew, run_id: str) -> list[Requirement]:
+    """What an engine holds, as requirements."""
+    by_id = {call.id: call for call in calls}
+    confirm = [ask(crew.options(by_id[id].name).needs or "confirmation", by_id[id], crew, run_id) for id in step.confirm]
+    return confirm + [ask("external", by_id[id], crew, run_id) for id in step.external]
+
+
+def ask(kind: Kind, call: ToolCall, crew: Crew, run_id: str) -> Requirement:
+    """A requirement for `call`, with what its tool says about it."""
+    options = crew.options(call.name)
+    fields = fields_of(crew.by_name[call.name][0]) if kind == "input" else ()
+    expires = None if options.expires is None or kind == "unknown" else now() + int(options.expires * 1_000_000)
+    return asked(run_id, kind, call, fields=fields, expires=expires)
+
+
+def reruns(before: Before, calls: list[ToolCall]) -> dict[str, dict[str, object] | None]:
+    """The open calls by id, which are executed before the model is asked again, with the arguments people changed."""
+    found: dict[str, dict[str, object] | None] = {}
+    for call in calls:
+        decision = before.released.get(call.id or "")
+        changed = decision.value if decision is not None and decision.outcome == "approve" else None
+        if call.id is not None:
+            found[call.id] = {**call.arguments, **changed} if changed else None
+    return found
+
+
+def _result(asked: Requirement, decision: Decision) -> Message:
+    said = {"deny": "A person denied this call: it was not executed.", "expired": _EXPIRED}.get(decision.outcome)
+    response = decision.value if said is None else f"{said} {decision.value}" if decision.value else said
+    return Message("tool", (ToolResult(response, asked.call.id),), asked.call.name)

@@ -1,0 +1,60 @@
+"""What a run is told to do, and what of its agent it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..messages import Message
+from ..requirements import Decision
+from ..runs import LEASE
+from ..session import Session
+from ..store import Store
+from .around import ContextProvider, Middleware, Posthook, Prehook
+from .engine import Engine
+from .history import History
+from .tools import ToolOptions
+
+Instructions = str | Callable[..., Any] | None
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call asks of an agent: the session and the input, and how to wait, to look back and to tell of it.
+
+    `supplied`: the run id is the caller's and may have been used. `resume`: there must be such a run. `history` None sends no past.
+    """
+
+    session: Session
+    input: tuple[Message, ...]
+    run_id: str
+    supplied: bool = False
+    resume: bool = False
+    decisions: tuple[Decision, ...] = ()
+    wait: float
+    lease: float = LEASE
+    stream: bool = False
+    history: History | None
+
+
+class Crew(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an agent a run needs."""
+
+    agent: Any
+    name: str | None
+    store: Store
+    engine: Engine
+    model: str
+    instructions: Instructions
+    tools: tuple[Any, ...]
+    by_name: dict[str, tuple[Any, ToolOptions]]
+    """Each tool, and what is known of it."""
+    providers: tuple[ContextProvider, ...] = ()
+    middleware: tuple[Middleware, ...] = ()
+    prehooks: tuple[Prehook, ...] = ()
+    posthooks: tuple[Posthook, ...] = ()
+
+    def options(self, name: str) -> ToolOptions:
+        """What is known of the tool with this name; of one of the engine's own nothing is."""
+        return self.by_name[name][1] if name in self.by_name else ToolOptions()
