@@ -195,14 +195,14 @@ async def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    (
+    [
         "dynamodb://eu-central-1",
         "dynamodb://eu-central-1/a/b",
         "dynamodb://me@eu-central-1/t",
         "dynamodb://eu-central-1/t?endpoint=nonsense",
         "dynamodb://eu-central-1/t?region=x",
         "dynamodb://eu-central-1/t?patience=-1",
-    ),
+    ],
 )
 def test_urls_that_make_no_sense(url: str) -> None:
     with refused(InvalidURL):
@@ -213,7 +213,7 @@ def test_urls_that_make_no_sense(url: str) -> None:
 
 _DEEDS: dict[str, dict[str, Any]] = {
     "a transaction": {"entries": notes("a", "b"), "puts": puts(k="1"), "blobs": (blob("b", "1"),)},
-    "a single write": {"claim": ClaimAct("take", "run")},
+    "a single write": {"claim": ClaimAct("renew"), "fence": 1},
 }
 
 
@@ -222,14 +222,15 @@ async def test_a_lost_answer_is_found_out(server: dynamodb.Server, deed: str) ->
     """The connection breaks after the request was carried out: the commit is acknowledged, once, without a false conflict."""
     with Proxy(server.port) as proxy:
         backend, key = dynamodb.backend(proxy.port), fresh()
-        head = await created(backend, key)
+        head = await created(backend, key, claim=ClaimAct("take", "run"))
         proxy.cut_after(0, TO_CLIENT)
         outcome = await backend.commit(key, writing(head, expect=head.version, **_DEEDS[deed]))
         assert not outcome.repeated
         found = await read(backend, key)
         assert found.head == outcome.head
         assert [entry.body for entry in found.entries or []] == [it.body for it in _DEEDS[deed].get("entries", ())]
-        assert found.head.fence == (1 if "claim" in _DEEDS[deed] else 0)
+        assert found.head.claim is not None
+        assert found.head.claim.beat == (1 if "claim" in _DEEDS[deed] else 0)
         await backend.close()
 
 
@@ -291,11 +292,11 @@ async def test_a_given_client_s_own_retries_make_no_false_conflict(server: dynam
     with Proxy(server.port) as proxy:
         client, key = client_of(proxy.port), fresh()
         backend = DynamoDBBackend(dynamodb.TABLE, client=client)
-        head = await created(backend, key)
-        for parts in ({"entries": notes("a")}, {"claim": ClaimAct("take", "run")}):
+        head = await created(backend, key, claim=ClaimAct("take", "run"))
+        for parts in ({"entries": notes("a")}, {"claim": ClaimAct("renew"), "fence": 1}):
             proxy.cut_after(0, TO_CLIENT)
             head = head_of(await backend.commit(key, writing(head, expect=head.version, **parts)))
-        assert (head.seq, head.fence) == (1, 1)
+        assert (head.seq, head.claim and head.claim.beat) == (1, 1)
         await backend.close()
         client.close()
 

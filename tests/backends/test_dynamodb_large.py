@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from holdfast.backend import BlobDrop, Erase, Put, Range, ReadPlan, Window
-from holdfast.backends.dynamodb import DynamoDBBackend, cleaning, layout, writing as committing
+from holdfast.backends.dynamodb import DynamoDBBackend, cleaning, layout
+from holdfast.backends.dynamodb import writing as committing
 from holdfast.errors import Conflict
 from holdfast.ids import new_incarnation
 from holdfast.testing.tools import (
@@ -130,6 +131,10 @@ async def test_conditions_hold_for_many_items_too(backend: DynamoDBBackend) -> N
     assert content(await read(backend, key)) == before
 
 
+def _left_alone(*_: Any) -> None:
+    """Does nothing."""
+
+
 async def test_what_is_left_to_do_is_read_and_done_by_others(
     server: dynamodb.Server, backend: DynamoDBBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +142,7 @@ async def test_what_is_left_to_do_is_read_and_done_by_others(
     key = fresh()
     head, parts = await _many(backend, key)
     with monkeypatch.context() as patch:
-        patch.setattr(committing, "finish_redo", lambda *_: None)
+        patch.setattr(committing, "finish_redo", _left_alone)
         await backend.commit(key, writing(head, **parts))
     assert len(parts_of(backend, key)) > 0
     other = dynamodb.backend(server.port)

@@ -158,4 +158,3 @@ def run(name: list[str], command: list[str]) -> None:
     if done.returncode != 0:
         assert "HASHES" not in done.stderr, done.stderr
         raise Missing(f"{' '.join(name)}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-
