@@ -24,6 +24,10 @@ def encrypted(inner: Backend) -> Backend:
     return EncryptedBackend(inner, keys=KEYS)
 
 
+def cached_over_encrypted(inner: Backend) -> Backend:
+    return CachedBackend(encrypted(inner), 3)
+
+
 def all_of_them(inner: Backend) -> Backend:
     return TracedBackend(CachedBackend(RetriedBackend(encrypted(inner)), 3))
 
@@ -86,7 +90,7 @@ class TestTracedSQLite(OverSQLite):
 
 
 class TestCachedOverEncryptedMemory(OverMemory):
-    wrap = staticmethod(lambda inner: CachedBackend(encrypted(inner), 3))
+    wrap = staticmethod(cached_over_encrypted)
 
 
 class TestAllMemory(OverMemory):
