@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
@@ -21,6 +22,29 @@ def _maintenance(store: Store) -> Maintenance:
     if not isinstance(store.backend, Maintenance):
         raise Unsupported("this store tells nothing about itself")
     return store.backend
+
+
+@runtime_checkable
+class Creates(Protocol):
+    """A backend whose database has something to be made before its first use."""
+
+    async def create(self) -> list[str]:
+        """Make what isn't there yet: what was done, in words."""
+        ...
+
+
+@command(app, "create")
+async def create(terminal: Terminal) -> None:
+    """Make what the database must have before its first use: DynamoDB's table. Where it is there already, nothing is done."""
+    async with AsyncExitStack() as stack:
+        backend = terminal.store(create=True).backend
+        stack.push_async_callback(backend.close)
+        if not isinstance(backend, Creates):
+            terminal.answer({"done": []}, "nothing to create: this store makes what it needs at its first use")
+            return
+        with working("making the table"):
+            done = await backend.create()
+    terminal.answer({"done": done}, done or "nothing to create: everything is there")
 
 
 @command(app, "status")
