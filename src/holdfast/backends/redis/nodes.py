@@ -191,4 +191,4 @@ def _slots(pool: Pool, answer: Any) -> list[tuple[int, int, Address]]:
         if "cluster support disabled" in str(answer):
             raise NotAStore(f"{pool.where}: this server is in no cluster; leave cluster=true out of the URL")
         raise refused(pool.where, answer)
-    return [(first, last, (primary[0].decode() or pool.address[0], primary[1])) for first, last, primary, *_ in answer]
+    return [(first, last, ((primary[0] or b"").decode() or pool.address[0], primary[1])) for first, last, primary, *_ in answer]
