@@ -38,7 +38,8 @@ ENGINE = {
         "fence_of",
         "forget_claim",
         "holding",
-        "is_running_here",
+        "begins_with",
+        "running_here",
         "key",
         "record_run",
         "run_log",
@@ -46,7 +47,7 @@ ENGINE = {
         "write",
     },
     "RunStream": {"aclose"},
-    "Run": {"add", "again", "begin", "end", "fail", "metrics", "record", "start", "under_way", "unsaved", "window"},
+    "Run": {"add", "again", "begin", "end", "fail", "metrics", "record", "root", "start", "under_way", "unsaved", "window"},
 }
 """What is public for the engine's own modules and the adapters, which are asynchronous themselves."""
 ONLY_BLOCKING = {

@@ -26,10 +26,12 @@ class Link(msgspec.Struct, frozen=True):
         """A commit of this caller, made now: `parts` as in `Commit`."""
         return Commit(id=new_id(), time=now(), user_id=user_id, check_owner=not self.as_admin, **parts)
 
-    def create(self, **patch: Any) -> Create:
-        """Creates a session where it isn't: it begins with this store's time to live and with `patch`, as in `HeadPatch`."""
-        given: dict[str, Any] = {name: value for name, value in {"ttl": self.ttl, **patch}.items() if value is not None}
-        return Create(new_incarnation(), patch=checked(HeadPatch(**given)) if given else None)
+    def create(self, patch: HeadPatch | None = None) -> Create:
+        """Creates a session where it isn't: it begins with `patch`, and with this store's time to live."""
+        given = patch or HeadPatch()
+        if self.ttl is not None:
+            given = msgspec.structs.replace(given, ttl=self.ttl)
+        return Create(new_incarnation(), patch=None if given == HeadPatch() else checked(given))
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,12 +51,19 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.outcome in ("approve", "answer", "retry")
 
 
+class Via(msgspec.Struct, frozen=True):
+    """A requirement of a member's run: `call` is the call of this run that waits for the member, `requirement` the member's own."""
+
+    call: str
+    requirement: str
+
+
 class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a run needs from a person, for one tool `call`. It is decided once, by what one of its methods gives.
 
     `kind`: `confirmation` (may this be executed?), `input` (`fields` are to be filled in), `external` (executed by somebody else, who
     supplies the result), `unknown` (the process ended while it was executed: nobody knows whether it had its effect).
-    `expires`: when it can't be decided any more, unix microseconds.
+    `expires`: when it can't be decided any more, unix microseconds. `agent`: who asks, `via` where that is a member of a team.
     """
 
     id: str
@@ -65,7 +72,14 @@ class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
     call: ToolCall
     fields: tuple[Field, ...] = ()
     expires: int | None = None
+    agent: str | None = None
+    via: Via | None = None
     v: int = FORM
+
+    @property
+    def holds(self) -> str:
+        """The id of the call of its own run that waits for it."""
+        return self.via.call if self.via else self.call.id or ""
 
     def approve(self, **changed: Any) -> Decision:
         """Execute the call, with some of its arguments changed where they are given."""
@@ -163,9 +177,16 @@ def told(entries: Iterable[Entry]) -> Needs:
     return Needs(asked, decided)
 
 
-def asked(run_id: str, kind: Kind, call: ToolCall, *, fields: tuple[Field, ...] = (), expires: int | None = None) -> Requirement:
+def asked(
+    run_id: str, kind: Kind, call: ToolCall, *, fields: tuple[Field, ...] = (), expires: int | None = None, agent: str | None = None
+) -> Requirement:
     """A requirement that is asked now."""
-    return Requirement(new_id(), run_id, kind, call, fields, expires)
+    return Requirement(new_id(), run_id, kind, call, fields, expires, agent)
+
+
+def passed_on(run_id: str, call_id: str, theirs: Requirement) -> Requirement:
+    """A member's requirement, as one of the run that waits for the member."""
+    return Requirement(new_id(), run_id, theirs.kind, theirs.call, theirs.fields, theirs.expires, theirs.agent, Via(call_id, theirs.id))
 
 
 def entry_of(it: Requirement | Decision, run_id: str, agent: str | None, time: int) -> NewEntry:

@@ -32,6 +32,8 @@ class Run:
         self.attempt = 1
         self.again = False
         """Whether the run has begun before: then it is counted already."""
+        self.root: str | None = None
+        """The run that holds the session's claim on this very handle, for one that is part of it: the claim is not touched then."""
         self.ended = False
         self.metrics: Metrics | None = None
         """What the run has used so far: stored with its end, however it ends."""
@@ -85,13 +87,20 @@ class Run:
         The id is taken to be new, or `attempt` to have been counted up.
         """
         time = now()
-        added = (self._event(RunEvent(FORM, RUNNING, self.attempt, window=self.window), time), *entries, *self._messages(input, time))
+        added = (
+            self._event(RunEvent(FORM, RUNNING, self.attempt, window=self.window, root=self.root), time),
+            *entries,
+            *self._messages(input, time),
+        )
         counts = counts_of(added) + Counts(runs=int(not self.again))
-        take = ClaimAct("take", self.id, lease)
         if self.agent:
             parts["patch"] = msgspec.structs.replace(parts.get("patch") or HeadPatch(), agent=self.agent)
         try:
-            outcome = await self.session.take(wait, take, entries=added, counts=counts, time=time, **parts)
+            if self.root is not None:
+                outcome = await self.session.write(entries=added, counts=counts, time=time, **parts)
+            else:
+                take = ClaimAct("take", self.id, lease)
+                outcome = await self.session.take(wait, take, entries=added, counts=counts, time=time, **parts)
         except BaseException as error:
             if not isinstance(error, Exception):
                 await through(self._give_up(error))
@@ -133,10 +142,10 @@ class Run:
     ) -> Outcome:
         """As `finish`, with more `entries` before the run's end and other `parts` as in `Commit`."""
         time, metrics = now(), metrics or self.metrics
-        event = RunEvent(FORM, status, self.attempt, metrics, error, self.window)
+        event = RunEvent(FORM, status, self.attempt, metrics, error, self.window, self.root)
         added = (*self._messages(messages, time), *entries, self._event(event, time))
         counts = counts_of(added) + _tokens(metrics)
-        release = ClaimAct("release")
+        release = ClaimAct("release") if self.root is None else None
         outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=release, time=time, **parts)
         self.ended = True
         return outcome

@@ -54,12 +54,15 @@ class RunEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     metrics: Metrics | None = None
     error: str | None = None
     window: dict[str, Any] = {}
+    root: str | None = None
+    """The run under whose claim this one goes on, where that isn't its own."""
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A run as the session remembers it. `status` is `interrupted` for one that was running when its process ended.
 
     `window` is what is known of what the model was sent: `model`, `instructions` (the key of a blob), `history` (`ranges` of seqs).
+    `root`: the run that this one is a part of, in the same session.
     """
 
     id: str
@@ -71,6 +74,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     error: str | None
     window: dict[str, Any] = {}
+    root: str | None = None
 
 
 def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
@@ -92,6 +96,7 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
             metrics=event.metrics or Metrics(),
             error=event.error,
             window=(old.window if old else {}) | event.window,
+            root=event.root,
         )
     return [_as_it_is(run, claim) for run in runs.values()]
 
@@ -103,7 +108,7 @@ def with_instructions(entries: list[Entry]) -> Iterator[Entry | str]:
     for entry in entries:
         if entry.kind != RUN:
             yield entry
-        elif (key := told.get(entry.run_id, known)) != known and key is not None:
+        elif _event(entry).status == RUNNING and (key := told.get(entry.run_id, known)) != known and key is not None:
             yield key
             known = key
 
@@ -116,7 +121,7 @@ def _event(entry: Entry) -> RunEvent:
 
 
 def _as_it_is(run: RunInfo, claim: Claim | None) -> RunInfo:
-    held = claim is not None and claim.holder == run.id and claim.seems_alive(now())
+    held = claim is not None and claim.holder in (run.id, run.root) and claim.seems_alive(now())
     return run if run.status != RUNNING or held else msgspec.structs.replace(run, status=INTERRUPTED)
 
 

@@ -7,7 +7,7 @@ handles, processes and hosts may hold the same session.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -70,6 +70,9 @@ class Session:
         self._head: Head | None = None
         self._service_id: Any = UNSET
         self._fence: int | None = None
+        self._holder = ""
+        self.begins_with: HeadPatch | None = None
+        """For a handle that has read nothing: what the session has in its head from its first write on, should that create it."""
 
     def __repr__(self) -> str:
         return f"Session(id={self.id!r}, user_id={self.user_id!r}, version={self.version})"
@@ -400,7 +403,7 @@ class Session:
         """The body of a run that has begun: it is kept alive meanwhile and this is the `current` session; however it ends is recorded."""
         outer = _current.get()
         _current.set(self)
-        with self._beating(run.fence, lease):
+        with self._beating(run.fence, lease, run.id) if run.root is None else nullcontext():
             try:
                 yield
                 if not run.ended:
@@ -410,13 +413,16 @@ class Session:
                     await runs.through(run.fail(error))
                 raise
             finally:
-                self._volatile.clear()
+                if run.root is None:
+                    self._volatile.clear()
                 _current.set(outer)
 
-    def is_running_here(self) -> bool:
-        """Whether a run of this very session is under way around the caller."""
+    def running_here(self) -> tuple[Session, str] | None:
+        """The handle that holds this very session for a run that is under way around the caller, and the id of that run."""
         outer = _current.get()
-        return outer is not None and outer._fence is not None and outer.backend is self.backend and outer.key == self.key
+        if outer is None or outer._fence is None or outer.backend is not self.backend or outer.key != self.key:
+            return None
+        return outer, outer._holder
 
     @staticmethod
     def current() -> Session:
@@ -547,7 +553,7 @@ class Session:
         """
         link, head, service_id = self._linked, self._head, self._service_id
         if head is None:
-            parts["create"] = link.create()
+            parts["create"] = link.create(self.begins_with)
         act = claim.act if claim else None
         if fence is None and act != "take":
             fence = self._fence
@@ -665,7 +671,7 @@ class Session:
         self._fence = None
 
     @contextmanager
-    def _beating(self, fence: int, lease: float) -> Generator[None]:
+    def _beating(self, fence: int, lease: float, holder: str = "") -> Generator[None]:
         """Show that the holder lives, three times a lease, until the body ends or is fenced."""
         from asyncio import create_task, sleep
 
@@ -677,7 +683,7 @@ class Session:
                         await self._renew(fence)
 
         beating = create_task(beat())
-        self._fence = fence
+        self._fence, self._holder = fence, holder
         try:
             yield
         finally:

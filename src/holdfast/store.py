@@ -13,7 +13,7 @@ from typing import Any, Self, TypedDict, Unpack
 import msgspec
 
 from . import transfer
-from .backend import Backend, Erase, Filter, Head, Key, ReadPlan, Snapshot
+from .backend import Backend, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
 from .backends.urls import shown
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
 from .ids import SCOPE_PREFIXES, check_id, check_session_id
@@ -293,7 +293,8 @@ class Store:
 
     async def _create(self, key: Key, user_id: str | None, kind: str | None, parent: str | None) -> Snapshot | None:
         await self.tidy()
-        create = self._link.create(kind=kind, parent=parent)
+        given: dict[str, Any] = {name: value for name, value in (("kind", kind), ("parent", parent)) if value is not None}
+        create = self._link.create(HeadPatch(**given))
         commit = self._link.commit(user_id, create=create, answer=ReadPlan(state_since=0))
         return (await self.backend.commit(key, commit)).snapshot
 
@@ -328,7 +329,6 @@ _SCHEMES = {
     "sqlite": "sqlite",
     "postgres": "postgres",
     "postgresql": "postgres",
-    "dynamodb": "dynamodb",
     "dynamodb": "dynamodb",
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), "redis"),
 }

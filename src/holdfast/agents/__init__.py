@@ -23,6 +23,7 @@ from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, Tool
 from .history import History
 from .output import RunOutput
 from .stream import RunStream
+from .team import Team
 from .tools import tool
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Runner",
     "Said",
     "Step",
+    "Team",
     "TextDelta",
     "ToolAnswered",
     "ToolCalled",

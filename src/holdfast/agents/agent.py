@@ -68,7 +68,9 @@ class Agent:
         self.name = None if name is None else check_id(name, "agent name")
         self.session_id = None if session_id is None else check_session_id(session_id)
         self.store = _store(store, cache=cache_session)
+        self._forgets = store is None
         self.runner = Runner()
+        self.instructions = instructions
         self._history = history if add_history_to_context else None
         own = checked_tools(tools)
         self._crew = Crew(
@@ -220,6 +222,8 @@ class Agent:
             raise InvalidValue(f"give either session= or session_id={session_id!r}, not both")
         if session is not None and not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidValue(f"session={session!r:.80} is no Session: write session_id={session!r:.80}, or agent.create_session()")
+        if self._forgets and not (session is not None and session.attached) and not next(_said_once):
+            log.warning("no store was given: sessions are kept in memory and end with this process; pass store='sqlite:///chat.db'")
         named = self.session_id if session_id is None else session_id
         return self.store.handle(named if session is None else session, user_id=user_id)
 
@@ -301,8 +305,6 @@ class Runner:
 
 def _store(store: Store | str | None, *, cache: bool) -> Store:
     if store is None:
-        if not next(_said_once):
-            log.warning("no store was given: sessions are kept in memory and end with this process; pass store='sqlite:///chat.db'")
         store = Store.open("memory://")
     elif isinstance(store, str):
         store = Store.shared(store)

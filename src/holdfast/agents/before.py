@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from .. import entries as kinds
@@ -9,12 +11,12 @@ from ..entries import Entry
 from ..errors import UsageError
 from ..ids import now
 from ..messages import Message, ToolCall, ToolResult
-from ..requirements import Decision, Kind, Needs, Requirement, asked, told
+from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
 from ..runs import COMPLETED, PAUSED, RunInfo
 from .engine import Held
 from .history import calls_of, results_of
 from .orders import Crew, Orders
-from .tools import converted, fields_of
+from .tools import Execution, converted, fields_of
 
 _SETTLED = (COMPLETED, PAUSED)
 _EXPIRED = "Nobody decided on this call in time: it was not executed."
@@ -62,13 +64,29 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     def results(self) -> tuple[Message, ...]:
         """What the model is told of calls that are decided and not executed here."""
         told = [(self.needs.asked[id], it) for id, it in self.decided.items() if not it.executes and it.outcome != "cancel"]
-        return tuple(_result(asked, decision) for asked, decision in told)
+        return tuple(_result(asked, decision) for asked, decision in told if asked.via is None)
 
     @property
-    def released(self) -> dict[str, Decision]:
-        """By call: the decisions to execute it that have not had their effect."""
+    def released(self) -> dict[str, list[Decision]]:
+        """By call: the decisions to execute it, or for whom it runs, that have not had their effect."""
         ready = self.needs.decided | self.decided if self.status == PAUSED else self.decided
-        return {self.needs.asked[id].call.id or "": it for id, it in ready.items() if it.executes}
+        found: dict[str, list[Decision]] = {}
+        for id, it in ready.items():
+            if it.executes or self.needs.asked[id].via is not None:
+                found.setdefault(self.needs.asked[id].holds, []).append(it)
+        return found
+
+    def execution(self, run_id: str, call_id: str) -> Execution:
+        """What a released call is to know when it is executed."""
+        filled: dict[str, Any] = {}
+        decisions: list[Decision] = []
+        for it in self.released.get(call_id, []):
+            via = self.needs.asked[it.requirement].via
+            if via is None:
+                filled |= it.value if it.outcome == "answer" else {}
+            elif it.outcome != "expired":  # theirs has expired too
+                decisions.append(msgspec.structs.replace(it, requirement=via.requirement))
+        return Execution(run_id=run_id, call_id=call_id, filled=filled, decisions=tuple(decisions))
 
 
 def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: Crew) -> Before:
@@ -105,11 +123,11 @@ def open_calls(messages: list[Message]) -> list[ToolCall]:
 def waiting(before: Before, calls: list[ToolCall], crew: Crew, run_id: str) -> list[Requirement]:
     """What has to be decided before a run with these open calls can go on: what was asked before, and what is asked for now."""
     found = [it for it in before.needs.open if it.id not in before.decided]
-    settled = before.released.keys() | {it.call.id for it in found}
-    consumed = {before.needs.asked[id].call.id for id, it in before.needs.decided.items() if it.executes}
+    settled = before.released.keys() | {it.holds for it in found}
+    consumed = {before.needs.asked[id].holds for id, it in before.needs.decided.items() if it.executes}
     for call in calls:
         options = crew.options(call.name)
-        kind: Kind | None = None if options.idempotent else "unknown"
+        kind: Kind | None = None if options.idempotent or options.delegates else "unknown"
         if options.needs is not None and call.id not in consumed:
             kind = options.needs  # it has not been executed: that takes a decision
         if call.id not in settled and kind is not None:
@@ -121,7 +139,8 @@ def held(step: Held, calls: list[ToolCall], crew: Crew, run_id: str) -> list[Req
     """What an engine holds, as requirements."""
     by_id = {call.id: call for call in calls}
     confirm = [ask(crew.options(by_id[id].name).needs or "confirmation", by_id[id], crew, run_id) for id in step.confirm]
-    return confirm + [ask("external", by_id[id], crew, run_id) for id in step.external]
+    external = [ask("external", by_id[id], crew, run_id) for id in step.external]
+    return confirm + external + [passed_on(run_id, id, it) for id, needs in step.others.items() for it in needs]
 
 
 def ask(kind: Kind, call: ToolCall, crew: Crew, run_id: str) -> Requirement:
@@ -129,18 +148,23 @@ def ask(kind: Kind, call: ToolCall, crew: Crew, run_id: str) -> Requirement:
     options = crew.options(call.name)
     fields = fields_of(crew.by_name[call.name][0]) if kind == "input" else ()
     expires = None if options.expires is None or kind == "unknown" else now() + int(options.expires * 1_000_000)
-    return asked(run_id, kind, call, fields=fields, expires=expires)
+    return asked(run_id, kind, call, fields=fields, expires=expires, agent=crew.name)
 
 
 def reruns(before: Before, calls: list[ToolCall]) -> dict[str, dict[str, object] | None]:
     """The open calls by id, which are executed before the model is asked again, with the arguments people changed."""
     found: dict[str, dict[str, object] | None] = {}
     for call in calls:
-        decision = before.released.get(call.id or "")
-        changed = decision.value if decision is not None and decision.outcome == "approve" else None
+        changed = {name: value for it in before.released.get(call.id or "", []) for name, value in _changed(before, it).items()}
         if call.id is not None:
             found[call.id] = {**call.arguments, **changed} if changed else None
     return found
+
+
+def _changed(before: Before, decision: Decision) -> dict[str, Any]:
+    """The arguments a person changed for a call of this run."""
+    own = before.needs.asked[decision.requirement].via is None
+    return decision.value or {} if own and decision.outcome == "approve" else {}
 
 
 def _result(asked: Requirement, decision: Decision) -> Message:

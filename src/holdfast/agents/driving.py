@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -45,8 +45,10 @@ class Driving:
     def __init__(self, crew: Crew, orders: Orders) -> None:
         self.crew = crew
         self.orders = orders
-        self.session = orders.session
-        self.run = Run(orders.session, orders.run_id, crew.name)
+        outer = orders.session.running_here()
+        self.session = orders.session if outer is None else outer[0]
+        self.run = Run(self.session, orders.run_id, crew.name)
+        self.run.root = None if outer is None else outer[1]
         self._told: list[Message] = []
         """Messages of this run, stored or about to be."""
         self._pending: list[Message] = []
@@ -67,7 +69,8 @@ class Driving:
             self._before = await self._look_back()
         output = None
         if not self._before.settled:
-            async with in_line(self.session, self.orders.wait) as patience:
+            wait = self.orders.wait
+            async with in_line(self.session, wait) if self.run.root is None else nullcontext(Patience(wait)) as patience:
                 started = await self._begin(patience)
                 if started is not None:
                     async with self.session.holding(self.run, self.orders.lease):
@@ -177,7 +180,7 @@ class Driving:
             return None
         entries, whole = started, len(started) < PAGE
         while True:
-            past, more = choose(entries, history, self.run.id, whole=whole)
+            past, more = choose(entries, history, {self.run.id, self.run.root}, whole=whole)
             if not more:
                 return past
             older = await self.session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=KINDS)
@@ -185,7 +188,9 @@ class Driving:
 
     async def _around(self, context: RunContext, emit: Emit) -> None:
         crew = self.crew
-        await with_context(context, crew.providers, crew.prehooks, crew.posthooks, lambda: self._drive(context, emit))
+        again = any(it.role != "user" for it in self._told)  # the hooks before it have had their say
+        prehooks = () if again else crew.prehooks
+        await with_context(context, crew.providers, prehooks, crew.posthooks, lambda: self._drive(context, emit))
 
     async def _drive(self, context: RunContext, emit: Emit) -> None:
         """Ask the engine, and store what it tells as it goes; its answer goes to the context."""
@@ -196,7 +201,7 @@ class Driving:
             instructions=await self._instructions(context),
             tools=(*self.crew.tools, *context.tools) if context.tools else self.crew.tools,
             rerun=rerun,
-            filled={id: it.value for id, it in self._before.released.items() if it.outcome == "answer"},
+            executions={id: self._before.execution(self.run.id, id) for id in rerun},
             stream=self.orders.stream,
             session=self.session,
             run_id=self.run.id,
@@ -213,6 +218,9 @@ class Driving:
                     return
                 for event in await self._step(step):
                     emit(event)
+                if isinstance(step, Answered) and self.crew.options(step.message.name or "").final and not open_calls(self._told):
+                    context.answer = _text(results_of(step.message)[0].response)
+                    return
         raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
 
     def _sent(self, context: RunContext, open: frozenset[str]) -> list[Message]:
@@ -352,3 +360,8 @@ class Driving:
             metrics=metrics or self._used,
             messages=tuple(self._told),
         )
+
+
+def _text(response: Any) -> str:
+    """A tool's result as an answer."""
+    return response if isinstance(response, str) else msgspec.json.encode(response).decode()

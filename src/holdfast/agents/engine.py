@@ -12,7 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from ..messages import Message
+from ..requirements import Requirement
 from ..session import Session
+from .tools import Execution
 from .watching import Watched
 
 
@@ -20,21 +22,25 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is asked: to go on from `messages`, which are valid for any provider, to the model's final answer.
 
     `messages` ends with what the model has to answer, or with an assistant's calls of which those in `rerun` (by id) have to be executed
-    first, with other arguments where there are some; the others have their results there. `filled` is what people gave for a call.
-    `instructions` are not among the messages. `stream`: tell of partial answers too. `tools` are as the agent was given them, each a
-    function or something of the engine's own.
+    first, with other arguments where there are some; the others have their results there. `instructions` are not among them.
+    `stream`: tell of partial answers too. `tools` are as the agent was given them, each a function or something of the engine's own;
+    while one is executed, `tools.executing(turn.execution(call_id))` is around it.
     """
 
     messages: tuple[Message, ...]
     instructions: str | None = None
     tools: tuple[Any, ...] = ()
     rerun: dict[str, dict[str, Any] | None] = {}
-    filled: dict[str, dict[str, Any]] = {}
+    executions: dict[str, Execution] = {}
     stream: bool = False
     session: Session
     run_id: str
     watched: Watched | None = None
     """Middleware to make model and tool calls through, where there is some."""
+
+    def execution(self, call_id: str) -> Execution:
+        """What a tool may want to know while this call of it is executed."""
+        return self.executions.get(call_id) or Execution(run_id=self.run_id, call_id=call_id)
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -71,10 +77,14 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """The end for now: of the last answer's calls, these (by id) wait for people's consent, or for a result from elsewhere."""
+    """The end for now: of the last answer's calls, these (by id) wait for people's consent, for a result from elsewhere, or for others.
+
+    `others`: calls that raised `tools.Waits`, with what they wait for.
+    """
 
     confirm: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
+    others: dict[str, tuple[Requirement, ...]] = {}
 
 
 Step = Delta | Said | Answered | Held | Done

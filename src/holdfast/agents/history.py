@@ -67,12 +67,13 @@ class Group(msgspec.Struct, frozen=True):
     tokens: int
 
 
-def choose(entries: list[Entry], history: History, own_run: str, *, whole: bool) -> tuple[Past, bool]:
+def choose(entries: list[Entry], history: History, own: str | set[str | None], *, whole: bool) -> tuple[Past, bool]:
     """The past to send, out of `entries` (of `KINDS`, in order), and whether older entries could still be part of it.
 
-    `whole`: there is nothing before them. Messages of `own_run` and of paused runs are left out.
+    `whole`: there is nothing before them. Messages of the run (or runs) `own` and of paused runs are left out.
     """
-    left_out = {own_run} | {run.id for run in fold([it for it in entries if it.kind == kinds.RUN], None) if run.status == PAUSED}
+    runs = fold([it for it in entries if it.kind == kinds.RUN], None)
+    left_out = ({own} if isinstance(own, str) else own - {None}) | {run.id for run in runs if run.status == PAUSED}
     groups = list(_groups(entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out))
     if not whole and len(groups) > 1:
         groups = groups[1:]  # the oldest may have begun before what was read

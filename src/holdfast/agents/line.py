@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ..backend import Key
-from ..errors import SessionBusy, UsageError
+from ..errors import SessionBusy
 from ..runs import Patience
 from ..session import Session
 
@@ -20,11 +20,9 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Locks] = WeakKeyDictionary
 async def in_line(session: Session, wait: float) -> AsyncGenerator[Patience]:
     """The body has the session to itself on this loop. It waits up to `wait` seconds for its turn, then `SessionBusy`.
 
-    Yields what is left of the patience. `UsageError` inside another run of the session, which would wait for itself.
+    Yields what is left of the patience.
     """
     key = session.key
-    if session.is_running_here():
-        raise UsageError(f"{key} is in the middle of a run, and this call is part of it: give it a session of its own")
     patience = Patience(wait)
     locks = _locks.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     lock = locks.setdefault((id(session.backend), key), asyncio.Lock())

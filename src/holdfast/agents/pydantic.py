@@ -22,9 +22,10 @@ from pydantic_graph import End
 from ..errors import InvalidValue, MissingExtra
 from ..messages import Message
 from ..models import OpenAIChat, OpenAIResponses
+from ..requirements import Requirement
 from . import native
 from .engine import Answered, Delta, Done, Held, Said, Step, Turn
-from .tools import as_model_sees, filling, name_of, options_of
+from .tools import Waits, as_model_sees, executing, name_of, options_of
 
 
 class PydanticEngine:
@@ -43,21 +44,21 @@ class PydanticEngine:
         """The engine's own tools and toolsets for `tools`; `InvalidValue` for a function no schema can be made for."""
         if self._prepared is None or self._prepared[0] is not tools:
             sets = [cast("AbstractToolset[Any]", it) for it in tools if isinstance(it, AbstractToolset)]
-            self._holds = any(options_of(it).needs for it in tools)
+            self._holds = any(options_of(it).needs or options_of(it).delegates for it in tools)
             self._prepared = (tools, [_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets)
         return self._prepared[1:]
 
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
         tools, sets = self.prepare(turn.tools)
-        history = native.requests(turn.messages)
+        history, calls = native.requests(turn.messages), _capability(turn)
         async with self.agent.iter(
             message_history=history,
             deferred_tool_results=_approved(turn),
             output_type=self._output if self._holds else None,
             instructions=turn.instructions,
             toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
-            capabilities=[_capability(turn)],
+            capabilities=[calls],
             conversation_id=turn.session.id,
             run_id=_new_to(history, turn.run_id),
         ) as run:
@@ -83,8 +84,7 @@ class PydanticEngine:
             assert run.result is not None
             output = run.result.output
             if isinstance(output, DeferredToolRequests):
-                confirm, external = ([it.tool_call_id for it in calls] for calls in (output.approvals, output.calls))
-                yield Held(confirm=tuple(confirm), external=tuple(external))
+                yield _held(output, calls.waiting)
                 return
             yield Done(output, None if isinstance(output, str) else to_jsonable_python(output, fallback=str))
 
@@ -99,14 +99,18 @@ class _Calls(AbstractCapability[Any]):
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
+        self.waiting: dict[str, tuple[Requirement, ...]] = {}
 
     async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
-        with filling(self._turn.filled.get(call.tool_call_id, {})):
+        with executing(self._turn.execution(call.tool_call_id)):
             if self._turn.watched is None:
                 return await handler(args)
             return await self._turn.watched.tool(call.tool_call_id, call.tool_name, args, handler)
 
     async def on_tool_execute_error(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, error: Exception) -> Any:
+        if isinstance(error, Waits):
+            self.waiting[call.tool_call_id] = error.requirements
+            raise CallDeferred from error
         raise ToolFailed(f"{type(error).__name__}: {error}") from error
 
 
@@ -131,6 +135,13 @@ class _WatchedCalls(_Calls):
 
 def _capability(turn: Turn) -> _Calls:
     return _WatchedCalls(turn) if turn.watched is not None and turn.watched.models else _Calls(turn)
+
+
+def _held(asked: DeferredToolRequests, others: dict[str, tuple[Requirement, ...]]) -> Held:
+    external = (it.tool_call_id for it in asked.calls)
+    return Held(
+        confirm=tuple(it.tool_call_id for it in asked.approvals), external=tuple(id for id in external if id not in others), others=others
+    )
 
 
 def _approved(turn: Turn) -> DeferredToolResults | None:

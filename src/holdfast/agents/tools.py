@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, g
 import msgspec
 
 from ..errors import InvalidValue
-from ..requirements import Field, Kind
+from ..requirements import Decision, Field, Kind, Requirement
 from ..session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,7 +27,10 @@ class ToolOptions(msgspec.Struct, frozen=True, kw_only=True):
     confirm: bool = False
     ask: tuple[str, ...] = ()
     external: bool = False
+    final: bool = False
     expires: float | None = None
+    delegates: bool = False
+    """It runs another agent under an id of its own: done again, it goes on where that was, and what that waits for is waited for here."""
 
     @property
     def needs(self) -> Kind | None:
@@ -44,6 +47,7 @@ def tool(
     confirm: bool = False,
     ask: Sequence[str] = (),
     external: bool = False,
+    final: bool = False,
     expires: float | None = None,
 ) -> Callable[[F], F]: ...
 def tool(
@@ -54,13 +58,15 @@ def tool(
     confirm: bool = False,
     ask: Sequence[str] = (),
     external: bool = False,
+    final: bool = False,
     expires: float | None = None,
 ) -> Any:
     """Say more about a tool function; every typed function is a tool as it is.
 
     `idempotent`: executing it again does no harm, so it is executed again when a crash has left its outcome unknown. `confirm`: a person
     has to approve each call. `ask`: parameters that a person fills in, which the model does not see. `external`: it is executed elsewhere,
-    and a person or a program supplies the result. `expires`: seconds after which a call can't be decided any more.
+    and a person or a program supplies the result. `final`: its result is the run's answer, the model isn't asked again. `expires`:
+    seconds after which a call can't be decided any more.
     """
     if sum([confirm, bool(ask), external]) > 1:
         raise InvalidValue("tool(confirm=, ask=, external=): a tool needs one of them at most")
@@ -68,7 +74,7 @@ def tool(
         raise InvalidValue(f"tool(ask={ask!r}): give a list of parameter names, [{ask!r}]")
     if expires is not None and not expires > 0:
         raise InvalidValue(f"tool(expires={expires!r}): give a positive number of seconds")
-    options = ToolOptions(idempotent=idempotent, confirm=confirm, ask=tuple(ask), external=external, expires=expires)
+    options = ToolOptions(idempotent=idempotent, confirm=confirm, ask=tuple(ask), external=external, final=final, expires=expires)
 
     def mark(function: F) -> F:
         if missing := [name for name in options.ask if name not in inspect.signature(function).parameters]:
@@ -120,7 +126,7 @@ def as_model_sees(function: Callable[..., Any]) -> Callable[..., Any]:
     shown = [it for name, it in parameters.items() if name not in mine and name not in asked]
 
     def given() -> dict[str, Any]:
-        filled = converted(function, _filled.get()) if asked else {}
+        filled = converted(function, execution().filled) if asked else {}
         return {name: hint.current() for name, hint in mine.items()} | filled
 
     @wraps(function)
@@ -137,20 +143,52 @@ def as_model_sees(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# --- what people fill in ---------------------------------------------------------------------------------------------
+def marked(function: F, options: ToolOptions) -> F:
+    """`function` with these options."""
+    setattr(function, _MARK, options)
+    return function
 
-_filled: ContextVar[Mapping[str, Any]] = ContextVar("holdfast_filled", default={})  # noqa: B039  # never changed in place
+
+# --- while a call is executed ----------------------------------------------------------------------------------------
+
+
+class Execution(msgspec.Struct, frozen=True, kw_only=True):
+    """The call that is executed: which one of which run, what people filled in for it, and what they decided for whom it runs."""
+
+    run_id: str = ""
+    call_id: str = ""
+    filled: Mapping[str, Any] = {}
+    decisions: tuple[Decision, ...] = ()
+
+
+class Waits(Exception):
+    """Raised by a tool that runs another agent, which waits for people."""
+
+    def __init__(self, requirements: Sequence[Requirement]) -> None:
+        super().__init__("the member waits for people")
+        self.requirements = tuple(requirements)
+
+
+_execution: ContextVar[Execution] = ContextVar("holdfast_execution", default=Execution())  # noqa: B039  # frozen
 
 
 @contextmanager
-def filling(values: Mapping[str, Any]) -> Generator[None]:
-    """For engines: the values people gave for the call that is executed in the body."""
-    outer = _filled.get()
-    _filled.set(values)
+def executing(execution: Execution) -> Generator[None]:
+    """For engines: around the execution of a call."""
+    outer = _execution.get()
+    _execution.set(execution)
     try:
         yield
     finally:
-        _filled.set(outer)
+        _execution.set(outer)
+
+
+def execution() -> Execution:
+    """The call that is executed here."""
+    return _execution.get()
+
+
+# --- what people fill in ---------------------------------------------------------------------------------------------
 
 
 def fields_of(it: Any) -> tuple[Field, ...]:

@@ -1,0 +1,120 @@
+"""A team: an agent that gives work to others.
+
+A member is run by a tool, under a run id made of the team's run and the call: done again after a crash, it goes on where it was, and what
+it has stored is not done twice. What a member waits for, the team waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ..backend import HeadPatch
+from ..errors import InvalidValue
+from ..info import SessionInfo
+from ..runs import PAUSED
+from ..session import Session
+from .agent import Agent
+from .output import RunOutput
+from .tools import ToolOptions, Waits, execution, marked
+
+Mode = Literal["coordinate", "route"]
+_GUIDES: dict[Mode, str] = {
+    "coordinate": "You lead a team. Give each part of the work to the member who fits, with `delegate`, and answer from what they bring.",
+    "route": "You lead a team. Choose the member who fits best and hand over, with `delegate`: the member's answer is the answer.",
+}
+
+
+_DELEGATE = """Give a task to a member of the team, and get what it answers.
+
+Args:
+    member: One of: {names}.
+    task: All that the member needs to know.
+"""
+
+
+class Team(Agent):
+    """An agent whose model gives tasks to `members`, each an `Agent` (or a `Team`) with a name.
+
+    `mode`: "coordinate" (the leader answers, from what the members bring) or "route" (the answer of the member it chooses is the team's).
+    Each member has a session of its own for each session of the team, called `<session id>/<name>`, and remembers what it was asked there;
+    with `share_session` members work in the team's session, and see what was said in it. Other arguments are those of `Agent`.
+    """
+
+    def __init__(
+        self, model: Any, *, members: Sequence[Agent], mode: Mode = "coordinate", share_session: bool = False, **more: Any
+    ) -> None:
+        self.members = _checked(members, mode)
+        self.mode: Mode = mode
+        self._shares = share_session
+        given = more.pop("instructions", None)
+        tools = [*more.pop("tools", ()), self._delegate()]
+        super().__init__(model, instructions=self._guided(given), tools=tools, **more)
+
+    async def get_member_sessions(self, session_id: str | None = None, *, user_id: str | None = None) -> list[SessionInfo]:
+        """The members' own sessions under one of the team's, the newest first."""
+        return [it async for it in self.store.sessions(parent=self._id(session_id), user_id=user_id)]
+
+    def _guided(self, given: Any) -> Any:
+        """The leader's instructions: how to lead, whom, and what else was given."""
+        about = [f"- {name}: {_about(it)}" for name, it in self.members.items()]
+        guide = "\n".join([_GUIDES[self.mode], "Members:", *about])
+        if callable(given):
+            raise InvalidValue("Team(instructions=...): give text; a function is for an Agent")
+        return f"{guide}\n\n{given}" if given else guide
+
+    def _delegate(self) -> Any:
+        names = ", ".join(self.members)
+
+        async def delegate(member: str, task: str, session: Session) -> str:
+            if member not in self.members:
+                return f"There is no member {member!r}. Members are: {names}."
+            return await self._work(self.members[member], task, session)
+
+        delegate.__doc__ = _DELEGATE.format(names=names)
+        options = ToolOptions(delegates=True, final=self.mode == "route")
+        return marked(delegate, options)
+
+    async def _work(self, member: Agent, task: str, session: Session) -> str:
+        """What the member answers; `Waits` while it waits for people."""
+        call = execution()
+        own = session if self._shares else self._session_of(member, session)
+        run_id = f"{call.run_id}.{call.call_id}"
+        if call.decisions:
+            output: RunOutput = await member.continue_run(run_id, call.decisions, session=own)
+        else:
+            output = await member.run(task, session=own, run_id=run_id)
+        if output.status == PAUSED:
+            raise Waits(output.requirements)
+        return output.text
+
+    def _session_of(self, member: Agent, session: Session) -> Session:
+        """The member's own session beside the team's; what it is created with says whose it is."""
+        own = self.store.handle(f"{session.id}/{member.name}", user_id=session.user_id)
+        own.begins_with = HeadPatch(kind="member", parent=session.id)
+        return own
+
+
+def _about(member: Agent) -> str:
+    """What the leader is told of a member."""
+    given = member.instructions
+    lines = given.strip().splitlines() if isinstance(given, str) else []
+    return lines[0] if lines else "an agent"
+
+
+def _checked(members: Sequence[Agent], mode: str) -> dict[str, Agent]:
+    """The members by name; `InvalidValue` where the leader could not tell them apart."""
+    if mode not in _GUIDES:
+        raise InvalidValue(f"mode={mode!r}: a team's mode is {' or '.join(map(repr, _GUIDES))}")
+    if isinstance(members, Agent) or not members:
+        raise InvalidValue(f"members={members!r:.80}: give a list of agents, one at least")
+    found: dict[str, Agent] = {}
+    for it in members:
+        if not isinstance(it, Agent):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise InvalidValue(f"members: {it!r:.80} is no Agent")
+        if it.name is None or "/" in it.name:
+            raise InvalidValue(f"members: {it!r} needs a name without a slash: Agent(..., name=...)")
+        if it.name in found:
+            raise InvalidValue(f"members: two are called {it.name!r}: the leader could not tell them apart")
+        found[it.name] = it
+    return found
