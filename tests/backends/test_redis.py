@@ -1,14 +1,18 @@
 """Redis 8, Valkey 9 and a cluster keep every promise, through the cache and through TLS too."""
 
+import asyncio
 from collections.abc import Generator
 from functools import partial
 
 import pytest
+from redis.asyncio import RedisCluster
 
-from holdfast.backend import Backend
+from holdfast.backend import Backend, Key, Range
 from holdfast.backends import redis
+from holdfast.backends.redis import RedisBackend
 from holdfast.ids import new_id
 from holdfast.testing import BackendSuite, Opener
+from holdfast.testing.tools import bodies, created, creating, fresh, notes, opened, writing, wrote
 from holdfast.wrappers.cache import CachedBackend
 
 from ..servers.redis import cluster, redis8, server, valkey9
@@ -64,3 +68,36 @@ class TestCachedRedis(BackendSuite):
     @pytest.fixture
     def opener(self, redis_url: str) -> Opener:
         return partial(cached, f"{redis_url}?appendfsync=always&prefix={new_id()}:")
+
+
+async def test_a_user_s_cluster_client_is_left_alone(cluster_url: str) -> None:
+    client = RedisCluster.from_url(cluster_url.partition("?")[0])
+    backend, key = RedisBackend(client, prefix=f"{new_id()}:"), fresh()
+    await created(backend, key, entries=notes("a"))
+    await backend.close()
+    assert await client.ping()
+    await client.aclose()
+
+
+async def test_a_long_fork_between_two_nodes(cluster_url: str) -> None:
+    """Whole, and of one moment though the origin is written and rewound meanwhile."""
+    async with opened(partial(redis.from_url, f"{cluster_url}&prefix={new_id()}:")) as backend:
+        assert isinstance(backend, RedisBackend)
+        key = fresh()
+        slots = {Key(key.tenant, f"fork-{n}"): backend.layout.place(Key(key.tenant, f"fork-{n}")).slot for n in range(50)}
+        here = backend.layout.place(key).slot
+        target = next(other for other, slot in slots.items() if slot // 5461 != here // 5461)
+        head = await created(backend, key)
+        for start in range(0, 1200, 100):
+            head = await wrote(backend, key, head, entries=notes(*map(str, range(start, start + 100))))
+
+        async def disturb() -> None:
+            for n in range(20):
+                await backend.commit(key, writing(head, base=0, entries=notes("later")))
+                if n in (3, 9):
+                    await backend.commit(key, writing(head, base=0, hide=(Range(1100, 1100 + n),)))
+
+        await asyncio.gather(backend.copy(key, 1200, target, creating()), disturb())
+        fork = await bodies(backend, target)
+        assert [fork == [str(n) for n in range(1200) if not 1099 <= n < 1100 + last] for last in (-1, 3, 9)].count(True) == 1
+        assert await backend.check() == []
