@@ -26,6 +26,7 @@ class Faulty(Wrapper):
         self.fates = fates
         self.met: list[str] = []
         self.sent: list[Commit] = []
+        self.watched: list[int] = []
 
     async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
         return await self._through(lambda: self.inner.read(key, plan))
@@ -46,6 +47,7 @@ class Faulty(Wrapper):
         return await self._through(lambda: self.inner.sweep(limit))
 
     async def watch(self, key: Key, after: int) -> AsyncIterator[int]:
+        self.watched.append(after)
         async for version in super().watch(key, after):
             yield await self._through(partial(_itself, version))
 

@@ -198,7 +198,7 @@ async def test_a_watch_goes_on_where_it_broke() -> None:
         if version == 4:
             break
         await faulty.inner.commit(key, writing(head, base=0, entries=notes("a")))
-    assert seen == [1, 2, 3, 4]
+    assert (seen, faulty.watched) == ([1, 2, 3, 4], [0, 1, 2])
 
 
 # --- deletions -------------------------------------------------------------------------------------------------------
