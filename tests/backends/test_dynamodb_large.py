@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from holdfast.backend import BlobDrop, Erase, Put, Range, ReadPlan, Window
+from holdfast.backend import BlobDrop, BlobRange, Erase, Filter, Key, Put, Range, ReadPlan, Window
 from holdfast.backends.dynamodb import DynamoDBBackend, cleaning, layout
 from holdfast.backends.dynamodb import writing as committing
-from holdfast.errors import Conflict
-from holdfast.ids import new_incarnation
+from holdfast.errors import Conflict, Corrupt
+from holdfast.ids import new_id, new_incarnation
 from holdfast.testing.tools import (
     EVERYTHING,
     VISIBLE,
@@ -21,6 +21,7 @@ from holdfast.testing.tools import (
     created,
     creating,
     fresh,
+    listed,
     note,
     notes,
     puts,
@@ -197,3 +198,34 @@ async def test_nobody_s_staged_items_go_with_the_next_sweep(backend: DynamoDBBac
     await wrote(backend, key, head, entries=(note(data("y", 8 * MEGABYTE)),))
     assert [len(entry.body) for entry in (await read(backend, key, EVERYTHING)).entries or []] == [8 * MEGABYTE]
     assert len(parts_of(backend, key)) == 24
+
+
+async def test_the_longest_names_there_are(backend: DynamoDBBackend) -> None:
+    """A kilobyte each for tenant, session, user, state key, namespace and blob: more than a key of DynamoDB's takes."""
+    mark = new_id()
+    one, other = (Key("ü" * 480 + mark, "ß" * 511 + end) for end in ("ab", "cd"))
+    long = "é" * 511
+    for key in (one, other):
+        head = await created(backend, key, user_id=long + "u" + "x", entries=notes(key.session_id[-2:]))
+        writes = {"puts": puts(**{long + "a": "1", long + "b": "2"}), "blobs": (blob(long + "a", "1", long), blob(long + "b", "2", long))}
+        await wrote(backend, key, head, user_id=long + "ux", **writes)
+        found = await read(backend, key)
+        assert values(found) == {long + "a": "1", long + "b": "2"}
+        assert contents(found) == {(long, long + "a"): b"1", (long, long + "b"): b"2"}
+        assert texts(found) == [key.session_id[-2:]]
+        some = await read(backend, key, ReadPlan(blobs=(BlobRange(namespace=long, prefix=long + "b"),)))
+        assert contents(some) == {(long, long + "b"): b"2"}
+    assert await listed(backend, Filter(tenant=one.tenant, user_id=long + "ux")) == [other.session_id, one.session_id]
+
+
+async def test_damage_is_told(backend: DynamoDBBackend) -> None:
+    """Entries that somebody deleted by hand: the session says `Corrupt`, a check says where; the others are as they were."""
+    key = fresh()
+    head = await created(backend, key, entries=notes("a"))
+    await wrote(backend, key, head, entries=notes("b"))
+    gone = next(sort for sort in items_of(backend, key) if f"/{layout.LOG}/" in sort)
+    backend.table.delete_all([layout.address(layout.partition(key), gone)])
+    with refused(Corrupt):
+        await read(backend, key)
+    assert any("the log goes from seq 0 to 2" in problem for problem in await backend.check())
+    await backend.commit(key, writing(head, erase=Erase("session")))

@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError  # pyright: ignore[reportMissingTy
 from ...backend import Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
 from ...errors import InvalidURL, StoreClosed, StoreUnavailable
 from ...forks import Forkable, forget_forks, watch_forks
-from ...rules import check_sizes
+from ...rules import check_sizes, mere_contact
 from .. import urls
 from . import checking, layout, listing, schema
 from .cleaning import Sweeper
@@ -32,7 +32,7 @@ from .writing import Author, Heads
 T = TypeVar("T")
 
 _FIRST_WATCH, _LONGEST_WATCH = 0.1, 2.0
-_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 20
+_CONNECT_SECONDS, _ANSWER_SECONDS = 3, 10
 
 __all__ = ["DynamoDBBackend"]
 
@@ -74,7 +74,7 @@ class DynamoDBBackend(Forkable):
         patience: float = PATIENCE,
         client: Any = None,
     ) -> None:
-        self._make = partial(_client, region, endpoint, profile)
+        self._make = partial(_clients.make, region, endpoint, profile)
         self._given = client
         self._client: Client | None = client
         self._closed = self._ready = self._inherited = False
@@ -171,7 +171,8 @@ class DynamoDBBackend(Forkable):
     async def commit(self, key: Key, commit: Commit) -> Outcome:
         check_sizes(commit, self.capabilities.max_entry_bytes)
         await self.open()
-        return await self._run(lambda: self._author.commit(key, commit), layout.partition(key))
+        lane = None if mere_contact(commit) else layout.partition(key)
+        return await self._run(lambda: self._author.commit(key, commit), lane)
 
     async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
         check_sizes(commit, self.capabilities.max_entry_bytes)
@@ -200,28 +201,40 @@ class DynamoDBBackend(Forkable):
         return await lanes.run(work, lane)
 
 
-_sessions: dict[str | None, Any] = {}
-_sessions_lock = threading.Lock()
-"""Making a client is no work for two threads at once, and the session remembers what it has read of AWS's service descriptions."""
+class _Clients(Forkable):
+    """Makes clients, one at a time: boto3's sessions are not for two threads. One is kept for each profile, for it has read much."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions: dict[str | None, Any] = {}
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        self._lock.release()
+
+    def make(self, region: str | None, endpoint: str | None, profile: str | None) -> Client:
+        """A client that tries nothing again by itself: `Table` does, knowing what it asked for."""
+        config = Config(
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=THREADS,
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_ANSWER_SECONDS,
+            tcp_keepalive=True,
+            parameter_validation=False,
+        )
+        login = {"aws_access_key_id": "holdfast", "aws_secret_access_key": "holdfast"} if endpoint and _is_loopback(endpoint) else {}
+        try:
+            with self._lock:
+                session = self._sessions.get(profile) or self._sessions.setdefault(profile, boto3.session.Session(profile_name=profile))
+                return cast("Client", session.client("dynamodb", region_name=region, endpoint_url=endpoint, config=config, **login))
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"no client for DynamoDB: {error}") from error
 
 
-def _client(region: str | None, endpoint: str | None, profile: str | None) -> Client:
-    """A client that tries nothing again by itself: `Table` does, knowing what it asked for."""
-    config = Config(
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        max_pool_connections=THREADS,
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_ANSWER_SECONDS,
-        tcp_keepalive=True,
-        parameter_validation=False,
-    )
-    login = {"aws_access_key_id": "holdfast", "aws_secret_access_key": "holdfast"} if endpoint and _is_loopback(endpoint) else {}
-    try:
-        with _sessions_lock:
-            session = _sessions.get(profile) or _sessions.setdefault(profile, boto3.session.Session(profile_name=profile))
-            return cast("Client", session.client("dynamodb", region_name=region, endpoint_url=endpoint, config=config, **login))
-    except BotoCoreError as error:
-        raise StoreUnavailable(f"no client for DynamoDB: {error}") from error
+_clients = _Clients()
 
 
 def _is_loopback(endpoint: str) -> bool:

@@ -10,7 +10,6 @@ from ...errors import Corrupt
 from . import layout
 from .client import Table
 from .layout import HEAD, PARTITION, SORT, Item, Stored, address
-from .reading import load_redo
 
 _LOOKS = 5
 """How often a session that is being written to is looked at before it is left alone."""
@@ -56,8 +55,6 @@ def _wrong(table: Table, pk: str, head: Item | None, items: list[Item]) -> Itera
         yield from _log(stored, own)
         yield from _versions(stored, own)
         yield from _parts(stored, own)
-        if stored.redo is not None:
-            load_redo(table, pk, stored)
 
 
 def _section(items: list[Item], section: str) -> list[Item]:

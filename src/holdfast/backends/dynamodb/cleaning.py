@@ -17,7 +17,7 @@ from ...rules import TOMBSTONES_KEPT, alive
 from . import layout
 from .client import TRANSACTION_BYTES, TRANSACTION_ITEMS, Op, Refused, Table, where
 from .layout import DIRT_LIST, DUE, HEAD, SORT, Item, Stored, address
-from .reading import load_redo
+from .reading import Torn, load_redo
 from .writes import condition_on, ended
 
 STAGE_SECONDS = 3600.0
@@ -59,7 +59,7 @@ def finish_redo(table: Table, key: Key, stored: Stored) -> None:
         for group in grouped(list(load_redo(table, pk, stored).values())):
             table.write([pending, *group])
         table.write([Op("Put", layout.head_item(key, done), condition_on(stored))])
-    except Refused:
+    except (Refused, Torn):  # somebody else has done it
         return
     remove(table, pk, layout.parts_prefix(stored.life, stored.redo[0]))
 

@@ -36,9 +36,11 @@ TRANSACTION_ITEMS = 100
 TRANSACTION_BYTES = 3_800_000
 """A transaction takes 4 MB: items count with their names and overhead, so ours are counted with room to spare."""
 _BATCH_READ, _BATCH_WRITE = 100, 25
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_CONTENDED = 0.02, 1.0, 0.05
 
-_BUSY = {
+_CONTENDED = {"TransactionConflictException", "TransactionConflict", "ReplicatedWriteConflictException"}
+"""Refused because somebody else writes the same item right now."""
+_BUSY = _CONTENDED | {
     "ProvisionedThroughputExceededException",
     "ProvisionedThroughputExceeded",
     "RequestLimitExceeded",
@@ -46,9 +48,6 @@ _BUSY = {
     "ThrottlingError",
     "ThrottledException",
     "LimitExceededException",
-    "TransactionConflictException",
-    "TransactionConflict",
-    "ReplicatedWriteConflictException",
 }
 """Refused, and nothing was done."""
 _UNSURE = {"InternalServerError", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException", "TransactionInProgressException"}
@@ -159,13 +158,13 @@ class Patience:
         self._end = time.monotonic() + seconds
         self._pause = _FIRST_PAUSE
 
-    def again(self) -> bool:
-        """Wait a moment; False when the time is over."""
+    def again(self, longest: float = _LONGEST_PAUSE) -> bool:
+        """Wait a moment; False when the time is over. Among writers who all go on at once, whoever pauses long is always too late."""
         left = self._end - time.monotonic()
         if left <= 0:
             return False
         time.sleep(min(random.uniform(0, self._pause), left))
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        self._pause = min(self._pause * 2, longest)
         return True
 
 
@@ -312,7 +311,7 @@ class Table:
                 unsure = unsure or trouble.unsure
                 if trouble.final is not None:
                     raise trouble.final from error
-                if not patience.again():
+                if not patience.again(_LONGEST_CONTENDED if trouble.contended else _LONGEST_PAUSE):
                     raise self._given_up(error, writes and unsure) from error
                 if token and not trouble.unsure and not unsure:
                     request["ClientRequestToken"] = str(uuid.uuid4())
@@ -335,7 +334,7 @@ class Table:
         if code == "TransactionCanceledException":
             return _cancelled(self.name, answer.get("CancellationReasons") or [], message)
         if code in _BUSY:
-            return _Trouble(None)
+            return _Trouble(None, contended=code in _CONTENDED)
         if code in _UNSURE or status >= 500:
             return _Trouble(None, unsure=True)
         return _Trouble(_final(self.name, code, message, writes))
@@ -351,10 +350,11 @@ class Table:
 
 
 class _Trouble(NamedTuple):
-    """What an error means: `final`, or another try; `unsure`: the request may have been carried out."""
+    """What an error means: `final`, or another try. `unsure`: the request may have been carried out; `contended`: other writers."""
 
     final: Exception | None
     unsure: bool = False
+    contended: bool = False
 
 
 def _cancelled(table: str, reasons: Sequence[dict[str, Any]], message: str) -> _Trouble:
@@ -365,7 +365,7 @@ def _cancelled(table: str, reasons: Sequence[dict[str, Any]], message: str) -> _
         return _Trouble(Refused(failed))
     other = next((n for n, code in enumerate(codes) if code not in _BUSY | {"None", "DuplicateItem"}), None)
     if other is None and reasons:
-        return _Trouble(None)
+        return _Trouble(None, contended={*codes} <= _CONTENDED | {"None"})
     code, why = (codes[other], reasons[other].get("Message")) if other is not None else ("TransactionCanceled", message)
     return _Trouble(_final(table, code, why or message, writes=True))
 

@@ -30,6 +30,8 @@ _GAP = 64
 """Hidden entries that are sooner read over than jumped over."""
 _PARTS_AT_ONCE = 40
 """An answer has 16 MB at most."""
+_TORN = 5
+"""What is torn so often under one and the same head was not torn by a writer."""
 _FIRST = "0"
 """Where the sort keys of lives begin."""
 
@@ -54,12 +56,16 @@ def living(item: Item | None) -> Stored | None:
 
 def read(table: Table, pk: str, plan: ReadPlan, states: int | None = None, last: Item | None = None) -> Seen:
     """The plan's answer from one moment. `states`: how many state items there were, `last`: the head item, as far as that is known."""
-    patience = Patience(table.seconds)
+    patience, last_head, same = Patience(table.seconds), None, 0
     ahead = last is not None and not _is_known(layout.stored_of(last), plan)
     while True:
         try:
             return _once(table, pk, plan, states, ahead=ahead)
         except Torn as torn:
+            head = table.get(address(pk, HEAD))
+            last_head, same = head, same + 1 if head == last_head else 0
+            if same == _TORN:
+                raise Corrupt(f"table {table.name}: items of {pk!r} are missing: `holdfast db check` tells which") from torn
             if not patience.again():
                 raise StoreUnavailable(f"table {table.name}: {pk!r} changed faster than it could be read") from torn
 

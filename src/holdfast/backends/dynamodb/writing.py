@@ -23,6 +23,7 @@ from .reading import blobs_in, journal, living, read
 from .writes import Writes, batch_prefix, begun, changed, checks_of, ended, grave_check, with_redo
 
 _KNOWN = 1024
+_PAGES = 4 * COMMITS_KEPT // layout.PAGE
 _COMPANY_SECONDS, _MOST_COMPANY = 0.003, 8
 _COPIED = ReadPlan(state_since=0, entries=Window(newest=False), blobs=(BlobRange(),))
 
@@ -51,7 +52,7 @@ class Heads:
             old = self._known.pop(pk, None)
             if item is None:
                 return
-            pages = old.pages if old is not None and old.item["life"] == item["life"] else {}
+            pages = old.pages if old is not None and old.item["life"] == item["life"] and len(old.pages) < _PAGES else {}
             self._known[pk] = Known(item, states if states is not None or old is None else old.states, pages)
             if len(self._known) > _KNOWN:
                 self._known.popitem(last=False)
