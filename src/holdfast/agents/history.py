@@ -5,8 +5,7 @@ Pure functions over the entries of one bounded read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -48,7 +47,7 @@ _DEFAULT_TOKENS = 32_000
 
 
 class Past(msgspec.Struct, frozen=True):
-    """What was chosen. `ranges` are the seqs of what is sent, first and last of each stretch; `cut` says that there is more."""
+    """What was chosen. `ranges` are the seqs of what is sent, first and last of each stretch, in order; `cut` says that there is more."""
 
     messages: list[Message]
     ranges: list[list[int]]
@@ -74,30 +73,28 @@ def choose(entries: list[Entry], history: History, own: str | set[str | None], *
     """
     runs = fold([it for it in entries if it.kind == kinds.RUN], None)
     left_out = ({own} if isinstance(own, str) else own - {None}) | {run.id for run in runs if run.status == PAUSED}
-    groups = list(_groups(entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out))
+    messages = [entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out]
+    groups = _groups(messages)
     if not whole and len(groups) > 1:
-        groups = groups[1:]  # the oldest may have begun before what was read
+        groups = [it for it in groups if it.messages[0][0] != messages[0].seq]  # it may have begun before what was read
     taken, met = _newest(groups, history)
     wants_more = not met and not whole and history != DEFAULT
     pairs = [pair for group in taken for pair in group.messages]
     sent = [message for _, message in pairs]
     cut = not whole or len(pairs) < sum(len(group.messages) for group in groups)
-    return Past(sent, _ranges({seq for seq, _ in pairs}, entries), sum([group.tokens for group in taken]), cut), wants_more
+    return Past(sent, _ranges([seq for seq, _ in pairs], entries), sum([group.tokens for group in taken]), cut), wants_more
 
 
-def _groups(entries: Iterable[Entry]) -> Iterator[Group]:
-    """Runs as they are; what no run was told of, by turns that begin with a user."""
-    turn = 0
-
-    def place(entry: Entry) -> str | int:
-        nonlocal turn
-        if entry.run_id is not None:
-            return entry.run_id
-        turn += entry.message().role == "user"
-        return turn
-
-    for _, group in groupby(entries, key=place):
-        yield _group([(entry.seq, entry.message()) for entry in group])
+def _groups(entries: list[Entry]) -> list[Group]:
+    """Whole runs; what no run was told of, by turns that begin with a user. In the order of their ends: others may run in a pause."""
+    found: dict[str | int, list[tuple[int, Message]]] = {}
+    turn, before = 0, None
+    for entry in entries:
+        message = entry.message()
+        turn += entry.run_id is None and (message.role == "user" or before is not None)
+        found.setdefault(turn if entry.run_id is None else entry.run_id, []).append((entry.seq, message))
+        before = entry.run_id
+    return sorted(map(_group, found.values()), key=lambda group: group.messages[-1][0])
 
 
 def _group(pairs: list[tuple[int, Message]]) -> Group:
@@ -141,20 +138,15 @@ def tokens_of(message: Message) -> int:
     return 4 + sum(sizes) // 4
 
 
-def _ranges(sent: set[int], entries: list[Entry]) -> list[list[int]]:
-    """The seqs of `sent` as stretches, first and last: what else lies in one are entries that are no messages."""
+def _ranges(sent: list[int], entries: list[Entry]) -> list[list[int]]:
+    """The seqs of `sent` as stretches in their order, first and last: what else lies in one are entries that are no messages."""
+    silent = {entry.seq for entry in entries if entry.kind != kinds.MESSAGE}
     found: list[list[int]] = []
-    reached = 0
-    for entry in entries:
-        together = found and entry.seq == reached + 1
-        if entry.seq in sent:
-            if together:
-                found[-1][1] = entry.seq
-            else:
-                found.append([entry.seq, entry.seq])
-            reached = entry.seq
-        elif together and entry.kind == kinds.RUN:
-            reached = entry.seq
+    for seq in sent:
+        if found and found[-1][1] < seq and all(between in silent for between in range(found[-1][1] + 1, seq)):
+            found[-1][1] = seq
+        else:
+            found.append([seq, seq])
     return found
 
 
