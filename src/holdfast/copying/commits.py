@@ -47,7 +47,7 @@ def carried(found: Change, mark: Mark, there: Head | None, made: int) -> dict[st
         "blobs": (*found.blobs, mark.blob(made)),
         "drops": found.drops,
         "patch": _patch(head, there),
-        "counts": _lacking(head.counts, there.counts if there else Counts()),
+        "counts": lacking(head.counts, there.counts if there else Counts()),
         "claim": _held(head, there),
     }
 
@@ -68,7 +68,8 @@ def _patch(wanted: Head, there: Head | None) -> HeadPatch:
     return HeadPatch(**fields, origin=UNSET if wanted.origin is None else wanted.origin)
 
 
-def _lacking(wanted: Counts, there: Counts) -> Counts:
+def lacking(wanted: Counts, there: Counts) -> Counts:
+    """What is to be added to `there`."""
     return Counts(**{name: getattr(wanted, name) - getattr(there, name) for name in Counts.__struct_fields__})
 
 

@@ -15,11 +15,12 @@ from ..backend import Backend, Erase, Head, Key, Outcome, ReadPlan
 from ..errors import Conflict, Corrupt, Fenced, SessionBusy, SessionExists, SessionGone, SessionNotFound, StoreUnavailable, TooLarge
 from ..ids import now
 from ..rules import mere_contact
-from .commits import carried, commit, creating, mark_after, settling
+from .commits import carried, commit, creating, lacking, mark_after, settling
 from .marks import DROP_MARK, Mark, Seen, look, stage_of
 from .reading import Change, Gone, Moved, TooMuch, change
 from .staging import Stage
 
+WRITTEN_TO = "written to at the destination since it was copied: left as it is"
 _ROUNDS = 8
 """How often a session that changes under our eyes is tried in one pass."""
 _OVERTAKEN = (Moved, Conflict, SessionExists, SessionGone, SessionNotFound, SessionBusy, Fenced)
@@ -156,7 +157,7 @@ def _checked(pair: Pair, key: Key, seen: Seen, item: Item) -> bool:
     if not pair.ours(key, seen):
         raise Refused(f"there already, as a copy from {seen.mark.source}: left as it is")
     if not seen.untouched:
-        raise Refused("written to at the destination since it was copied: left as it is")
+        raise Refused(WRITTEN_TO)
     return (seen.mark.incarnation, seen.mark.version) == (item.incarnation, item.version)
 
 
@@ -199,7 +200,7 @@ async def _bring(pair: Pair, key: Key, there: Head, found: Change, base: Mark) -
 async def _publish(pair: Pair, key: Key, ready: Ready, page: int) -> Change:
     """Stage what is more than a page, and make it the copy.
 
-    Its mark is one version behind at first: a fork counts for itself, and the commit that follows sets that right. Where we are
+    Its mark is one version behind at first: a fork counts its runs for itself, and the commit that follows sets that right. Where we are
     killed before it, whoever goes on finds the copy behind, and makes it.
     """
     stage = Stage(pair.source, pair.target, key, page)
@@ -214,7 +215,7 @@ async def _publish(pair: Pair, key: Key, ready: Ready, page: int) -> Change:
         await _erase(pair, key, ready.seen.head)
     head, mark = found.head, mark_after(base, found.head)
     parts = carried(found, replace(mark, version=head.version - 1), None, 1)
-    making = commit(head.updated, **parts, create=creating(head))
+    making = commit(head.updated, **parts | {"counts": lacking(head.counts, stored.counts)}, create=creating(head))
     outcome = await pair.target.copy(stage.place, None, key, making)
     there = await _settled(pair, key, head, outcome)
     await _bring(pair, key, there, Change(head, [], (), (), (), ()), mark)

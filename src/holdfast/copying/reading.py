@@ -46,7 +46,7 @@ class Change(msgspec.Struct, frozen=True):
 
 def page_of(head: Head) -> int:
     """How many entries of this session make a page, by what they take on the average."""
-    return min(PAGE_ENTRIES, max(1, PAGE_BYTES * head.seq // max(head.counts.bytes, 1)))
+    return PAGE_ENTRIES if not head.counts.bytes else min(PAGE_ENTRIES, max(1, PAGE_BYTES * head.seq // head.counts.bytes))
 
 
 async def change(source: Backend, key: Key, target: Backend, place: Key | None, base: Mark, page: int) -> Change:

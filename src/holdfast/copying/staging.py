@@ -38,15 +38,16 @@ class Stage:
         self.place = stage_of(key)
 
     async def fill(self, empty: Mark) -> Staged:
-        """The staged session with every entry and blob that there is now; `empty` is the mark it begins with."""
-        staged = await self._found(empty)
+        """The staged session with every entry and blob that there was at first; `empty` is the mark it begins with."""
+        staged, upto = await self._found(empty), None
         while True:
             window = Window(after=staged.mark.seq, limit=self.page, newest=False, hidden=True)
             snapshot = await self.source.read(self.key, ReadPlan(entries=window))
             if snapshot is None or staged.mark.incarnation not in (0, snapshot.head.incarnation):
                 await self.drop()
                 raise Moved
-            if not snapshot.entries:
+            upto = snapshot.head.seq if upto is None else upto  # a writer as fast as we are must not keep us here
+            if not snapshot.entries or staged.mark.seq >= upto:
                 return await self._with_blobs(replace(staged.mark, incarnation=snapshot.head.incarnation), staged.head)
             staged = await self._add(staged, snapshot.head, snapshot.entries)
 

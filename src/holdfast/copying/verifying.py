@@ -9,7 +9,7 @@ import msgspec
 from ..errors import Corrupt
 from .digests import Digest, Part, digest
 from .marks import look
-from .moving import Pair, is_ours
+from .moving import WRITTEN_TO, Pair, is_ours
 from .passes import AT_ONCE, Difference, Tell, items_of, listed, untold
 from .reading import Gone, Moved
 
@@ -53,7 +53,7 @@ async def _compared(pair: Pair, session_id: str) -> str | None:
     except Corrupt as error:
         return str(error)
     if seen.mark is not None and pair.ours(key, seen) and (seen.mark.incarnation, seen.mark.version) != (head.incarnation, head.version):
-        return None
+        return None if seen.untouched else WRITTEN_TO
     return "; ".join(_differences(theirs, ours))
 
 

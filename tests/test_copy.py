@@ -1,0 +1,633 @@
+"""Copying between backends: everything is kept, while the source is in use, whole or not at all, however often the copy is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from holdfast import Store
+from holdfast.backend import (
+    Backend,
+    BlobDrop,
+    ClaimAct,
+    Commit,
+    Counts,
+    Create,
+    Erase,
+    Filter,
+    Head,
+    HeadPatch,
+    Key,
+    Origin,
+    Outcome,
+    Range,
+    ReadPlan,
+    Snapshot,
+)
+from holdfast.backends import dynamodb, postgres, redis
+from holdfast.backends.memory import MemoryBackend
+from holdfast.backends.sqlite import SQLiteBackend
+from holdfast.copying import Pair, Report, copy, finish, reading, verify
+from holdfast.copying.marks import stage_tenant
+from holdfast.entries import MESSAGE, RUN, NewEntry
+from holdfast.ids import new_id, new_incarnation, now
+from holdfast.testing import Opener
+from holdfast.testing.processes import Child
+from holdfast.testing.tools import EVERYTHING, SECOND, blob, created, creating, listed, note, notes, puts, read, writing
+
+from .copy_child import TENANT, check_whole, copy_until_killed, grow, key
+from .copy_child import write as write_in_a_process
+from .servers import dynamodb as dynamodb_server
+from .servers import postgres as postgres_server
+from .servers.redis import redis8, server
+
+KILLS = 24
+
+# --- the stores, by name: a line for each ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Generator[str]:
+    with server(redis8()) as it:
+        yield it.url
+
+
+@pytest.fixture(scope="module")
+def dynamodb_port() -> Generator[int]:
+    try:
+        with dynamodb_server.dynoxide() as it:
+            yield it.port
+    except dynamodb_server.Missing as missing:
+        pytest.skip(f"no DynamoDB to test with: {missing}")
+
+
+def _memory(_: pytest.FixtureRequest, __: Path) -> Opener:
+    backend = MemoryBackend()
+    return lambda: backend
+
+
+def _sqlite(_: pytest.FixtureRequest, folder: Path) -> Opener:
+    return partial(SQLiteBackend, str(folder / f"{new_id()}.db"), synchronous="off")
+
+
+def _redis(request: pytest.FixtureRequest, _: Path) -> Opener:
+    return partial(redis.from_url, f"{request.getfixturevalue('redis_url')}?prefix={new_id()}:")
+
+
+def _postgres(_: pytest.FixtureRequest, __: Path) -> Opener:
+    return partial(postgres.from_url, postgres_server.shared().fresh())
+
+
+def _dynamodb(request: pytest.FixtureRequest, _: Path) -> Opener:
+    port, table = request.getfixturevalue("dynamodb_port"), f"holdfast-{new_id()}"
+    asyncio.run(_made(dynamodb_server.backend(port, table)))
+    return partial(dynamodb_server.backend, port, table)
+
+
+async def _made(backend: dynamodb.DynamoDBBackend) -> None:
+    await backend.create()
+    await backend.close()
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest, Path], Opener]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "redis": _redis,
+    "postgres": _postgres,
+    "dynamodb": _dynamodb,
+}
+PAIRS = [
+    ("memory", "memory"),
+    ("memory", "sqlite"),
+    ("sqlite", "memory"),
+    ("sqlite", "sqlite"),
+    ("sqlite", "redis"),
+    ("sqlite", "postgres"),
+    ("sqlite", "dynamodb"),
+]
+ROUND_TRIP = ["sqlite", "redis", "postgres", "dynamodb", "sqlite"]
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def openers(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Opener, Opener]:
+    source, target = request.param
+    return STORES[source](request, tmp_path), STORES[target](request, tmp_path)
+
+
+@pytest.fixture
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Opener, Opener]:
+    return _sqlite(request, tmp_path), _sqlite(request, tmp_path)
+
+
+@pytest.fixture
+def around(request: pytest.FixtureRequest, tmp_path: Path) -> list[Opener]:
+    return [STORES[name](request, tmp_path) for name in ROUND_TRIP]
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that the long sessions of these tests don't fit."""
+    monkeypatch.setattr(reading, "PAGE_ENTRIES", 200)
+    monkeypatch.setattr(reading, "PAGE_BYTES", 500_000)
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages so small that most sessions have to be staged."""
+    monkeypatch.setattr(reading, "PAGE_ENTRIES", 4)
+    monkeypatch.setattr(reading, "PAGE_BYTES", 2000)
+
+
+@asynccontextmanager
+async def paired(openers: tuple[Opener, Opener], name: str = "source") -> AsyncGenerator[Pair]:
+    source, target = (opener() for opener in openers)
+    async with AsyncExitStack() as stack:
+        for backend in (source, target):
+            await backend.open()
+            stack.push_async_callback(backend.close)
+        yield Pair(source, target, TENANT, name)
+
+
+def pair_in_memory() -> Pair:
+    return Pair(MemoryBackend(), MemoryBackend(), TENANT, "source")
+
+
+async def write(backend: Backend, session_id: str, **parts: Any) -> Head:
+    """A commit of an admin to a session that must be there."""
+    head = (await read(backend, key(session_id), ReadPlan())).head
+    outcome = await backend.commit(key(session_id), writing(head, check_owner=False, **parts))
+    assert outcome.head is not None
+    return outcome.head
+
+
+async def delete(backend: Backend, session_id: str) -> None:
+    await backend.commit(key(session_id), Commit(id=new_id(), time=now(), check_owner=False, erase=Erase("session")))
+
+
+# --- what is kept, compared without the help of what is tested -------------------------------------------------------
+
+OWN = {"incarnation", "version", "fence", "claim", "hides", "floor"}
+
+
+async def told(backend: Backend, session_id: str) -> Any:
+    """Everything of a session that a copy must have."""
+    snapshot = await read(backend, key(session_id))
+    head = {name: value for name, value in msgspec.structs.asdict(snapshot.head).items() if name not in OWN}
+    entries = [msgspec.structs.replace(entry, version=0) for entry in snapshot.entries or []]
+    state = {name: row.value for name, row in (snapshot.state or {}).items() if row.value is not None}
+    return head, entries, state, [it for it in snapshot.blobs or [] if it.namespace != "~copy"]
+
+
+async def same(pair: Pair) -> None:
+    """Both sides hold the same sessions, in the same order, and the destination nothing that is staged."""
+    names = await listed(pair.source, Filter(tenant=TENANT), 100)
+    assert sorted(await listed(pair.target, Filter(tenant=TENANT), 100)) == sorted(names)
+    for name in names:
+        assert await told(pair.target, name) == await told(pair.source, name), name
+    assert await listed(pair.target, Filter(tenant=stage_tenant(TENANT))) == []
+    verified = await verify(pair)
+    assert (verified.same, verified.different, verified.moving) == (len(names), [], [])
+
+
+def settled(report: Report) -> None:
+    assert (report.moving, report.refused) == ([], [])
+
+
+async def touched(backend: Backend, session_id: str, head: Head, at: int) -> None:
+    """What a read at this time does to the expiry."""
+    await backend.commit(key(session_id), Commit(id=new_id(), time=at, incarnation=head.incarnation, check_owner=False))
+
+
+async def furnish(backend: Backend) -> None:
+    """Sessions of every sort."""
+    time = now()
+    head = await created(
+        backend,
+        key("full"),
+        create=Create(new_incarnation(), created=1_000_000),
+        time=time - 90 * SECOND,
+        user_id="ada",
+        entries=tuple(NewEntry(f"e{n}", MESSAGE if n % 3 else RUN, b'{"n":%d}' % n, f"run-{n // 4}", "desk", n) for n in range(21)),
+        counts=Counts(5, 14, 1200, 34, 150),
+        puts=puts(kept="1", gone="2", ключ='"é"'),
+        blobs=(blob("b", b"\x00\xff"), blob("b", "1", "other"), blob("a/ü", "")),
+        patch=HeadPatch(
+            kind="chat",
+            agent="desk",
+            name="Order \u202e A-17",
+            metadata={"plan": "pro", "deep": {"x": [1, None]}},
+            parent="team",
+            origin=Origin("elsewhere", 7),
+            service_ids={"desk": {"conversation": "c_1"}},
+            waiting=True,
+        ),
+    )
+    await write(backend, "full", hide=(Range(3, 6), Range(21, 21)), puts=puts(gone=None))
+    await backend.copy(key("full"), 12, key("fork"), creating(patch=HeadPatch(origin=Origin("full", 2))))
+    await created(backend, key("empty"))
+    await created(backend, key("日本/ ~%:?#{}"), entries=notes("x"), puts=puts(**{" ": "0"}))
+    await created(backend, key("i" * 900), entries=notes("y"))
+    await created(backend, key("~user/ada"), puts=puts(theme='"dark"'))
+    await created(backend, key("long"), entries=notes(*(f"{n}" * 30 for n in range(500))))
+    await created(backend, key("blobs"), blobs=tuple(blob(f"{n}", bytes([n]) * 150_000) for n in range(9)))
+    await created(backend, key("expiring"), patch=HeadPatch(ttl=1000.0))
+    head = await created(backend, key("touched"), time=time - 5000 * SECOND, patch=HeadPatch(ttl=6000.0))
+    await touched(backend, "touched", head, time - 1)
+    head = await created(backend, key("kept alive by reads"), time=time - 10 * SECOND, patch=HeadPatch(ttl=12.5))
+    await touched(backend, "kept alive by reads", head, time + 5000 * SECOND)
+    await created(backend, key("running"), entries=notes("z"), claim=ClaimAct("take", "worker"), patch=HeadPatch(ttl=3.25))
+    await created(backend, key("expired"), time=time - 99 * SECOND, patch=HeadPatch(ttl=1.0))
+
+
+async def change(backend: Backend) -> None:
+    """Every sort of change."""
+    patch = HeadPatch(name=None, metadata={"plan": None, "new": 1}, service_ids={"desk": None}, waiting=False, ttl=5000.0)
+    await write(backend, "full", entries=(note("n", MESSAGE, "run-9"),), hide=(Range(1, 1), Range(22, 22)), patch=patch)
+    await write(backend, "full", puts=puts(kept=None, gone="back"), counts=Counts(1, 1, 1, 1, 1))
+    await write(backend, "full", blobs=(blob("b", "new"), blob("c", "2")), drops=(BlobDrop("other", "b"),))
+    await write(backend, "long", entries=notes(*"abc"), hide=(Range(2, 480),))
+    await write(backend, "blobs", blobs=(blob("3", "changed"), blob("x", "new")), drops=(BlobDrop("files", "1"),))
+    await delete(backend, "fork")
+    await delete(backend, "empty")
+    await created(backend, key("empty"), entries=notes("another life"), user_id="eve")
+    erase = Erase("content", new_incarnation())
+    await backend.commit(key("~user/ada"), Commit(id=new_id(), time=now(), erase=erase, puts=puts(theme='"light"')))
+    await write(backend, "expiring", patch=HeadPatch(ttl=None))
+    await created(backend, key("new"), entries=notes("1"))
+    await created(backend, key("new and long"), entries=notes(*(f"{n}" for n in range(450))))
+
+
+# --- whole, and the same ---------------------------------------------------------------------------------------------
+
+
+async def test_everything_is_kept_and_every_change_is_brought(openers: tuple[Opener, Opener], pages: None) -> None:
+    async with paired(openers) as pair:
+        await furnish(pair.source)
+        first = await copy(pair)
+        settled(first)
+        assert (first.made, first.passes) == (12, 1)
+        await same(pair)
+        await change(pair.source)
+        second = await copy(pair)
+        settled(second)
+        assert (second.made, second.brought, second.gone) == (2, 6, 1)
+        await same(pair)
+        third = await copy(pair)
+        assert (third.made, third.brought, third.gone) == (0, 0, 0)
+
+
+async def test_what_is_staged_is_the_same(files: tuple[Opener, Opener], small_pages: None) -> None:
+    async with paired(files) as pair:
+        await furnish(pair.source)
+        settled(await copy(pair))
+        await same(pair)
+        await change(pair.source)
+        settled(await copy(pair))
+        await same(pair)
+        assert isinstance(pair.target, SQLiteBackend)
+        assert await pair.target.check() == []
+
+
+async def test_lists_are_in_the_same_order(files: tuple[Opener, Opener]) -> None:
+    async with paired(files) as pair:
+        for n in range(30):
+            await created(pair.source, key(f"s{n * 7 % 30}"))
+        await copy(pair)
+        assert await listed(pair.target, Filter(tenant=TENANT)) == await listed(pair.source, Filter(tenant=TENANT))
+
+
+async def test_other_tenants_stay_where_they_are(files: tuple[Opener, Opener]) -> None:
+    async with paired(files) as pair:
+        await created(pair.source, Key("other", "theirs"))
+        assert (await copy(pair)).sessions == 0
+        assert await listed(pair.target, Filter(tenant="other")) == []
+
+
+async def test_once_around_is_the_same(around: list[Opener], pages: None) -> None:
+    """SQLite, Redis, PostgreSQL, DynamoDB and back: what arrives is what set out."""
+    async with paired((around[0], around[-1])) as ends:
+        await furnish(ends.source)
+        await change(ends.source)
+        for source, target in pairwise(around):
+            async with paired((source, target)) as pair:
+                settled(await copy(pair))
+                await same(pair)
+        await finish(ends)
+        for name in await listed(ends.source, Filter(tenant=TENANT)):
+            assert await told(ends.target, name) == await told(ends.source, name)
+        assert len(await listed(ends.target, Filter(tenant=TENANT))) == len(await listed(ends.source, Filter(tenant=TENANT))) == 13
+
+
+# --- expiry ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_read_at_the_source_puts_off_the_expiry_of_the_copy() -> None:
+    pair = pair_in_memory()
+    head = await created(pair.source, key("s"), patch=HeadPatch(ttl=60.0))
+    await copy(pair)
+    await touched(pair.source, "s", head, now() + 30 * SECOND)
+    await copy(pair)
+    await same(pair)
+
+
+async def test_what_expires_at_the_source_goes_at_the_destination() -> None:
+    pair = pair_in_memory()
+    await created(pair.source, key("s"), patch=HeadPatch(ttl=0.3))
+    await copy(pair)
+    later = (await read(pair.target, key("s"))).head
+    await touched(pair.target, "s", later, now() + 60 * SECOND)
+    async with asyncio.timeout(5):
+        while await pair.source.read(key("s"), ReadPlan()) is not None:  # noqa: ASYNC110  # nothing tells of an expiry
+            await asyncio.sleep(0.01)
+    report = await copy(pair)
+    assert (report.gone, report.moving) == (1, [])
+    assert await pair.target.read(key("s"), ReadPlan()) is None
+
+
+# --- conflicts -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_there_is_left_as_it_is_and_the_rest_goes_on(small_pages: None) -> None:
+    pair = pair_in_memory()
+    elsewhere = msgspec.structs.replace(pair, source=MemoryBackend(), name="elsewhere")
+    for name in ("theirs", "written", "good", "gone", "long"):
+        await created(pair.source, key(name), entries=notes(*"12"))
+    await created(pair.target, key("theirs"), entries=notes("mine"))
+    await created(pair.target, key("long"), entries=notes("mine"))
+    await write(pair.source, "long", entries=notes(*(f"{n}" * 99 for n in range(50))))
+    await created(elsewhere.source, key("from elsewhere"), entries=notes("e"))
+    await created(pair.source, key("from elsewhere"), entries=notes("s"))
+    await copy(elsewhere)
+    await copy(pair)
+    for name in ("written", "gone"):
+        await write(pair.target, name, entries=notes("by somebody"))
+        await write(pair.source, name, entries=notes("3"))
+    await delete(pair.source, "gone")
+    await created(pair.source, key("new"))
+    before = {name: await told(pair.target, name) for name in ("theirs", "written", "gone", "long", "from elsewhere")}
+    report = await copy(pair)
+    assert {it.session_id for it in report.refused} == set(before)
+    assert {it.session_id: it.why for it in report.refused}["from elsewhere"] == "there already, as a copy from elsewhere: left as it is"
+    assert (report.made, report.moving) == (1, [])
+    for name, what in before.items():
+        assert await told(pair.target, name) == what
+    assert await told(pair.target, "good") == await told(pair.source, "good")
+    assert {it.session_id for it in (await verify(pair)).different} == set(before)
+
+
+async def test_a_copy_takes_away_only_its_own() -> None:
+    pair = pair_in_memory()
+    await created(pair.source, key("ours"), entries=notes("1"))
+    await copy(pair)
+    await created(pair.target, key("theirs"))
+    fork = creating(create=Create(new_incarnation(), exclusive=True))
+    await pair.target.copy(key("ours"), None, key("fork of a copy"), fork)
+    await delete(pair.source, "ours")
+    assert (await copy(pair)).gone == 1
+    assert sorted(await listed(pair.target, Filter(tenant=TENANT))) == ["fork of a copy", "theirs"]
+
+
+async def test_what_the_destination_cannot_hold_is_told() -> None:
+    pair = pair_in_memory()
+    small = type("Small", (MemoryBackend,), {"capabilities": msgspec.structs.replace(MemoryBackend.capabilities, max_entry_bytes=1000)})
+    pair = msgspec.structs.replace(pair, target=small())
+    await created(pair.source, key("large"), entries=notes("x" * 2000))
+    await created(pair.source, key("small"))
+    report = await copy(pair)
+    assert [it.session_id for it in report.refused] == ["large"]
+    assert "1,000" in report.refused[0].why
+    assert await listed(pair.target, Filter(tenant=TENANT)) == ["small"]
+
+
+# --- the mark --------------------------------------------------------------------------------------------------------
+
+
+async def test_no_export_has_a_mark_and_finish_takes_it_out() -> None:
+    pair = pair_in_memory()
+    await furnish(pair.source)
+    await copy(pair)
+    names = [name for name in await listed(pair.source, Filter(tenant=TENANT)) if not name.startswith("~")]
+    stores = [Store(backend, tenant=TENANT, as_admin=True) for backend in (pair.source, pair.target)]
+    for name in names:
+        exports = [[line async for line in store.export(name)][1:] for store in stores]
+        assert exports[0] == exports[1]
+    assert await finish(pair) == len(names) + 1
+    for name in names:
+        snapshot = await read(pair.target, key(name))
+        assert "~copy" not in {it.namespace for it in snapshot.blobs or []}
+        assert await told(pair.target, name) == await told(pair.source, name)
+    assert {it.why for it in (await copy(pair)).refused} == {"there already, and not made by a copy: left as it is"}
+
+
+async def test_a_copy_of_a_copy() -> None:
+    pair = pair_in_memory()
+    await furnish(pair.source)
+    await copy(pair)
+    further = Pair(pair.target, MemoryBackend(), TENANT, "the copy")
+    settled(await copy(further))
+    await same(further)
+    await same(Pair(pair.source, further.target, TENANT, "source"))
+
+
+# --- verifying -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"puts": puts(kept="2")}, "state: 2 at the source, 2 at the destination, with other content"),
+        ({"puts": puts(more="2")}, "state: 2 at the source, 3 at the destination"),
+        ({"hide": (Range(1, 1),)}, "entries: 21 (5 hidden) at the source, 21 (6 hidden) at the destination"),
+        ({"blobs": (blob("b", "other"),)}, "blobs: 3 at the source, 3 at the destination, with other content"),
+        ({"patch": HeadPatch(name="other")}, "head: name"),
+        ({"counts": Counts(messages=1)}, "head: counts"),
+    ],
+)
+async def test_verifying_tells_what_differs(parts: dict[str, Any], why: str) -> None:
+    pair = pair_in_memory()
+    await furnish(pair.source)
+    await copy(pair)
+    head = (await read(pair.target, key("full"))).head
+    await write(pair.target, "full", time=head.updated, **parts)
+    assert [(it.session_id, it.why) for it in (await verify(pair)).different] == [("full", why)]
+
+
+async def test_verifying_tells_what_is_on_one_side_only() -> None:
+    pair = pair_in_memory()
+    for name in ("both", "gone", "lost"):
+        await created(pair.source, key(name))
+    await copy(pair)
+    await created(pair.target, key("a stranger"))
+    for backend, name in ((pair.source, "gone"), (pair.target, "lost")):
+        await delete(backend, name)
+    await write(pair.source, "both", puts=puts(a="1"))
+    verified = await verify(pair)
+    assert {it.session_id: it.why for it in verified.different} == {"gone": "gone at the source", "lost": "not at the destination"}
+    assert (verified.same, verified.moving) == (0, ["both"])
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+class Watched(MemoryBackend):
+    """Remembers the most entries and bytes that one read gave and one commit took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = self.bytes = 0
+
+    def _saw(self, bodies: list[bytes], blobs: list[bytes]) -> None:
+        self.entries = max(self.entries, len(bodies))
+        self.bytes = max(self.bytes, sum(map(len, bodies + blobs)))
+
+    async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
+        snapshot = await super().read(key, plan)
+        if snapshot is not None and plan != EVERYTHING:
+            self._saw([it.body for it in snapshot.entries or []], [it.data or b"" for it in snapshot.blobs or []])
+        return snapshot
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        self._saw([it.body for it in commit.entries], [it.data for it in commit.blobs])
+        return await super().commit(key, commit)
+
+
+async def test_a_page_is_the_most_that_is_read_or_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair(Watched(), Watched(), TENANT, "source")
+    bodies, size = [f"{n:01000}" for n in range(3000)], 100_000
+    await MemoryBackend.commit(
+        pair.source,  # pyright: ignore[reportArgumentType]  # not watched yet
+        key("long"),
+        creating(
+            entries=notes(*bodies),
+            counts=Counts(bytes=3_000_000),
+            hide=(Range(2, 7),),
+            blobs=tuple(blob(f"{n}", "x" * size) for n in range(50)),
+        ),
+    )
+    monkeypatch.setattr(reading, "PAGE_BYTES", 500_000)
+    settled(await copy(pair))
+    await same(pair)
+    for backend in (pair.source, pair.target):
+        assert isinstance(backend, Watched)
+        assert (backend.entries <= 501, backend.bytes < 1_700_000) == (True, True), (backend.entries, backend.bytes)
+
+
+class Restless(MemoryBackend):
+    """Somebody writes between any two reads of a session."""
+
+    async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
+        snapshot = await super().read(key, plan)
+        if snapshot is not None and key.session_id.startswith("restless"):
+            await super().commit(key, Commit(id=new_id(), time=now(), entries=notes("more"), blobs=(blob("b", new_id()),)))
+        return snapshot
+
+
+async def test_what_never_rests_is_told() -> None:
+    pair = Pair(Restless(), MemoryBackend(), TENANT, "source")
+    await created(pair.source, key("quiet"))
+    await created(pair.source, key("restless"))
+    await created(pair.source, key("restless with blobs"), blobs=(blob("b", "1"),))
+    report = await copy(pair, passes=3)
+    assert (report.passes, report.moving, report.refused) == (3, ["restless", "restless with blobs"], [])
+    assert "quiet" in await listed(pair.target, Filter(tenant=TENANT))
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+
+async def test_killed_again_and_again_while_the_source_is_written_to(files: tuple[Opener, Opener]) -> None:
+    """After every SIGKILL each session at the destination is whole; once the writer has stopped, one more copy makes both the same."""
+    source, target = files
+    chance, staged = random.Random(), 0
+    async with paired(files) as pair:
+        for n in range(8):
+            await grow(pair.source, f"s-{n}", 200)
+        with Child(write_in_a_process, source) as writer:
+            assert await writer.said() == "ready"
+            for _ in range(KILLS):
+                with Child(copy_until_killed, source, target) as copier:
+                    assert await copier.said() == "ready"
+                    await asyncio.sleep(chance.uniform(0, 0.12))
+                    copier.kill()
+                    assert copier.rest() == []
+                await check_whole(pair.target)
+                staged += bool(await listed(pair.target, Filter(tenant=stage_tenant(TENANT))))
+            writer.pipe.send("stop")
+            assert await writer.said() == "stopped"
+        assert staged, "no kill met a session that was being staged"
+        settled(await copy(pair))
+        await same(pair)
+        assert await check_whole(pair.target) > 4
+        assert isinstance(pair.target, SQLiteBackend)
+        assert await pair.target.check() == []
+
+
+class Died(Exception):
+    """The process is gone."""
+
+
+class Dying:
+    """A backend whose process dies at one of its writes: before or after it is done."""
+
+    def __init__(self, backend: Backend, writes: int, *, done: bool) -> None:
+        self.backend, self.left, self.done = backend, writes, done
+        self.capabilities, self.read, self.list = backend.capabilities, backend.read, backend.list
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        return await self._write(lambda: self.backend.commit(key, commit))
+
+    async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
+        return await self._write(lambda: self.backend.copy(source, upto, target, commit))
+
+    async def _write(self, write: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        self.left -= 1
+        if self.left < 0 and not self.done:
+            raise Died
+        outcome = await write()
+        if self.left < 0:
+            raise Died
+        return outcome
+
+
+async def _half_way() -> Pair:
+    """A pair with something of everything still to do: sessions to make, to bring, to make anew, to take away, small and staged."""
+    pair = pair_in_memory()
+    for name, count in {"small": 2, "small-": 2, "long": 40, "gone": 3, "again": 4, "again long": 30}.items():
+        await grow(pair.source, name, count)
+    await copy(pair)
+    await delete(pair.source, "gone")
+    for name, count in {"again": 2, "again long": 31}.items():
+        await delete(pair.source, name)
+        await grow(pair.source, name, count)
+    for name, count in {"small": 1, "long": 1, "new": 3, "new long": 37}.items():
+        await grow(pair.source, name, count)
+    head = (await read(pair.source, key("small-"))).head
+    await write(pair.source, "small-", puts=puts(x="1"))
+    await touched(pair.source, "small-", head, now() + 99 * SECOND)
+    await touched(pair.source, "new", (await read(pair.source, key("new"))).head, now() + 99 * SECOND)
+    return pair
+
+
+@pytest.mark.parametrize("done", [False, True])
+async def test_killed_at_every_single_write(small_pages: None, done: bool) -> None:
+    number = 0
+    for number in range(1000):
+        pair = await _half_way()
+        dying: Any = Dying(pair.target, number, done=done)
+        try:
+            await copy(msgspec.structs.replace(pair, target=dying))
+            break
+        except Died:
+            await check_whole(pair.target)
+            settled(await copy(pair))
+            await same(pair)
+    assert number > 30
