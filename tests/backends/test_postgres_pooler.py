@@ -20,7 +20,7 @@ from ..servers.postgres import shared
 
 _SERVERS = 12
 _WHAT_MATTERS = ("claims", "closing", "copying", "loops", "reading", "repeats", "watching", "writing")
-"""The clauses, by their modules, in which a session of the server, a prepared statement or a transaction of several messages plays a part."""
+"""The clauses, by their modules, in which a server session, a prepared statement or a transaction of several messages plays a part."""
 _TOO_LONG = {"a_repetition_is_known_after_many_commits"}
 _SSL_REQUEST, _CANCEL = 80877103, 80877102
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
