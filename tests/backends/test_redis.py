@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Generator
 from functools import partial
+from typing import Any
 
 import pytest
 from redis.asyncio import RedisCluster
@@ -15,7 +16,7 @@ from holdfast.testing import BackendSuite, Opener
 from holdfast.testing.tools import bodies, created, creating, fresh, notes, opened, writing, wrote
 from holdfast.wrappers.cache import CachedBackend
 
-from ..servers.redis import cluster, redis8, server, valkey9
+from ..servers.redis import cluster, redis8, server, system_redis, valkey9
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,12 @@ def redis_url() -> Generator[str]:
 @pytest.fixture(scope="module")
 def valkey_url() -> Generator[str]:
     with server(valkey9()) as it:
+        yield it.url
+
+
+@pytest.fixture(scope="module")
+def system_url() -> Generator[str]:
+    with server(system_redis() or "redis-server") as it:
         yield it.url
 
 
@@ -52,6 +59,13 @@ class TestValkey(BackendSuite):
         return partial(redis.from_url, f"{valkey_url}?waitaof=1&prefix={new_id()}:")
 
 
+@pytest.mark.skipif(system_redis() is None, reason="the system has no redis-server")
+class TestSystemRedis(BackendSuite):
+    @pytest.fixture
+    def opener(self, system_url: str) -> Opener:
+        return partial(redis.from_url, f"{system_url}?appendfsync=always&prefix={new_id()}:")
+
+
 class TestCluster(BackendSuite):
     """Three primaries, and every commit flushed, and received by a replica."""
 
@@ -71,7 +85,7 @@ class TestCachedRedis(BackendSuite):
 
 
 async def test_a_user_s_cluster_client_is_left_alone(cluster_url: str) -> None:
-    client = RedisCluster.from_url(cluster_url.partition("?")[0])
+    client: Any = RedisCluster.from_url(cluster_url.partition("?")[0])
     backend, key = RedisBackend(client, prefix=f"{new_id()}:"), fresh()
     await created(backend, key, entries=notes("a"))
     await backend.close()

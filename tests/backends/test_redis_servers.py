@@ -355,6 +355,24 @@ async def test_a_flush_that_is_promised_and_not_done(it: Server, url: str) -> No
         ask(it.port, "CONFIG", "SET", "appendfsync", "always")
 
 
+async def test_a_flush_that_nobody_can_wait_for() -> None:
+    with server(valkey9(), "--appendonly", "no") as it:
+        backend = from_url(f"{it.url}?waitaof=1")
+        with refused(Unsupported) as caught:
+            await backend.open()
+        assert "appendonly" in str(caught.error)
+        await backend.close()
+    with server(valkey9()) as it:
+        async with opened(partial(from_url, f"{it.url}?waitaof=1")) as waiting:
+            key = fresh()
+            head = await created(waiting, key)
+            ask(it.port, "CONFIG", "SET", "appendonly", "no")
+            with refused(OutcomeUnknown) as caught:
+                await wrote(waiting, key, head, entries=notes("a"))
+            assert "is written" in str(caught.error)
+            assert await bodies(waiting, key) == ["a"]
+
+
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,8 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from ...backend import Commit, Head, Key, Outcome
 from ...errors import HoldfastError, OutcomeUnknown, SessionExists, SessionGone
 from ...ids import now
@@ -136,6 +138,9 @@ class Committing:
     def _check_waited(self, reached: list[Any]) -> None:
         """`OutcomeUnknown` for a commit that is written, and has not come as far as it should."""
         asked, where = self._backend.durability, self._backend.server.where
+        for error in reached:
+            if isinstance(error, ResponseError):
+                raise OutcomeUnknown(f"{where}: the commit is written, and the server doesn't tell how far it has come ({error})")
         again = f"within {asked.wait_seconds:g} s: repeat the same commit to wait for it again"
         if asked.waitaof and reached[0][0] < 1:
             raise OutcomeUnknown(f"{where}: the commit is written, and was not flushed {again}")

@@ -40,9 +40,11 @@ async def ensure(loop: Loop, backend: RedisBackend) -> None:
     """Check the server and the layout under the prefix, and begin one where there is none."""
     for pool in (await loop.nodes.servers())[:1]:
         _check_server(pool.where, await _info(pool, b"server"))
-    if backend.durability.appendfsync == "always":
-        for pool in await loop.nodes.servers():
+    for pool in await loop.nodes.servers():
+        if backend.durability.appendfsync == "always":
             await _check_flushes(pool)
+        if backend.durability.waitaof:
+            await _check_waitaof(pool)
     await _schema(loop, backend, begin=True)
 
 
@@ -128,6 +130,12 @@ async def _check_flushes(pool: Pool) -> None:
             f"{pool.where}: the URL says appendfsync=always, and the server has appendonly {found.get('appendonly')} with appendfsync"
             f" {found.get('appendfsync')}; set it so, or ask for waitaof=1 instead"
         )
+
+
+async def _check_waitaof(pool: Pool) -> None:
+    (answer,) = await pool.exchange([[b"WAITAOF", b"1", b"0", b"1"]], writing=False)
+    if isinstance(answer, ResponseError):
+        raise Unsupported(f"{pool.where}: waitaof=1 needs Redis 7.2 or Valkey, with appendonly yes; the server says: {answer}")
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import msgspec
@@ -106,12 +107,13 @@ def _entries(window: Window, rows: list[Any], hidden: list[bytes]) -> list[Entry
         rows.reverse()
     if not hidden:
         return [unpacked(row) for row in rows]
-    spans = [(int(first), int(last)) for first, _, last in (it.partition(b"-") for it in hidden)]
-    return [unpacked(row, _within(spans, int(row[0].partition(b"-")[0]))) for row in rows]
+    firsts, lasts = [int(it.partition(b"-")[0]) for it in hidden], [int(it.partition(b"-")[2]) for it in hidden]
+    return [unpacked(row, _within(firsts, lasts, int(row[0].partition(b"-")[0]))) for row in rows]
 
 
-def _within(spans: list[tuple[int, int]], seq: int) -> bool:
-    return any(first <= seq <= last for first, last in spans)
+def _within(firsts: list[int], lasts: list[int], seq: int) -> bool:
+    place = bisect_left(lasts, seq)
+    return place < len(lasts) and firsts[place] <= seq
 
 
 def _blobs(ranges: tuple[BlobRange, ...], answer: list[Any]) -> list[Blob]:

@@ -35,14 +35,13 @@ class Script:
         writing: bool,
         then: Sequence[Packed] = (),
     ) -> list[Any]:
-        """The script's answer and those of the commands sent along. What the server refuses is raised as our error."""
+        """The script's answer and those of the commands sent along, errors of theirs as values. A refused script is raised as our error."""
         call = self.call(keys, arguments)
         answers = await nodes.send(slot, [call, *then], writing=writing)
         if isinstance(answers[0], NoScriptError):
             answers = await nodes.send(slot, [[b"EVAL", self.text, *call[2:]], *then], writing=writing)
-        for answer in answers:
-            if isinstance(answer, ResponseError):
-                raise refused(nodes.where, answer)
+        if isinstance(answers[0], ResponseError):
+            raise refused(nodes.where, answers[0])
         return answers
 
 
