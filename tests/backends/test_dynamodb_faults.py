@@ -12,10 +12,25 @@ import pytest
 from botocore.awsrequest import AWSResponse  # pyright: ignore[reportMissingTypeStubs]
 
 from holdfast.backend import Backend, ClaimAct, Erase, Filter, ReadPlan
-from holdfast.backends.dynamodb import DynamoDBBackend, from_url
+from holdfast.backends.dynamodb import DynamoDBBackend, from_url, layout
 from holdfast.errors import Conflict, InvalidURL, NotAStore, OutcomeUnknown, StoreClosed, StoreReadOnly, StoreUnavailable
 from holdfast.testing.processes import Child, Pipe
-from holdfast.testing.tools import blob, bodies, created, creating, fresh, head_of, notes, puts, read, refused, values, writing, wrote
+from holdfast.testing.tools import (
+    VISIBLE,
+    blob,
+    bodies,
+    created,
+    creating,
+    fresh,
+    head_of,
+    notes,
+    puts,
+    read,
+    refused,
+    values,
+    writing,
+    wrote,
+)
 
 from ..servers import dynamodb, free_port
 from ..servers.proxy import TO_CLIENT, Proxy
@@ -146,6 +161,48 @@ async def test_errors_say_what_to_do(backend: DynamoDBBackend) -> None:
     with failing(backend, 1, answer(400, "UnrecognizedClientException")), refused(StoreUnavailable) as caught:
         await backend.read(key, ReadPlan())
     assert "credentials" in str(caught.error)
+
+
+@contextmanager
+def refusing(backend: DynamoDBBackend, *names: str) -> Generator[None]:
+    """Requests of these names are throttled, for as long as the block lasts."""
+
+    def fail(event_name: str, **_: Any) -> AWSResponse | None:
+        return PASSING["throttled"] if event_name.rpartition(".")[2] in names else None
+
+    events = backend.client.meta.events
+    events.register("before-send.dynamodb", fail)
+    try:
+        yield
+    finally:
+        events.unregister("before-send.dynamodb", fail)
+
+
+async def test_what_fails_after_a_commit_does_not_undo_it(server: dynamodb.Server) -> None:
+    """An erasure whose cleaning is throttled has happened, and the next sweep cleans."""
+    backend, key = dynamodb.backend(server.port, patience=0.2), fresh()
+    head = await created(backend, key, entries=notes("a"), puts=puts(k="1"))
+    with refusing(backend, "BatchWriteItem"):
+        assert (await backend.commit(key, writing(head, erase=Erase("session")))).head is None
+    assert await backend.read(key, ReadPlan()) is None
+    held = [it["key"]["S"] for page in backend.table.query(layout.partition(key), "0", "~") for it in page]
+    assert len(held) == 2
+    assert await backend.check() == []
+    await backend.sweep(10)
+    assert not [page for page in backend.table.query(layout.partition(key), "0", "~") if page]
+    await backend.close()
+
+
+async def test_an_answer_that_can_t_be_read_leaves_the_commit_to_be_repeated(server: dynamodb.Server) -> None:
+    backend, key = dynamodb.backend(server.port, patience=0.2), fresh()
+    head = await created(backend, key)
+    commit = writing(head, entries=notes("a"), answer=VISIBLE)
+    with refusing(backend, "Query", "GetItem"), refused(OutcomeUnknown):
+        await backend.commit(key, commit)
+    again = await backend.commit(key, commit)
+    assert (again.repeated, again.seq) == (True, 1)
+    assert again.snapshot == await read(backend, key, VISIBLE)
+    await backend.close()
 
 
 # --- real ------------------------------------------------------------------------------------------------------------

@@ -93,6 +93,22 @@ async def test_a_large_commit_to_a_session_that_is_there(backend: DynamoDBBacken
     assert len(items_of(backend, key)) == 1, "only the grave stays"
 
 
+async def test_many_small_entries_to_a_session_that_is_there(backend: DynamoDBBackend) -> None:
+    key = fresh()
+    head = await created(backend, key, entries=notes("a"), puts=puts(k="old"))
+    added = tuple(note(data(str(n % 10), 10_240)) for n in range(1000))
+    many = {f"k{n}": "new" for n in range(90)}
+    head = await wrote(
+        backend, key, head, entries=added, puts=puts(**many), blobs=tuple(blob(str(n), data("b", 20_480)) for n in range(90))
+    )
+    await wrote(backend, key, head, entries=notes("z"))
+    found = await read(backend, key)
+    check_gapless(found)
+    assert [entry.body for entry in found.entries or []] == [b"a", *(it.body for it in added), b"z"]
+    assert values(found) == {"k": "old"} | many
+    assert set(contents(found).values()) == {data("b", 20_480)}
+
+
 _MANY = 250
 
 

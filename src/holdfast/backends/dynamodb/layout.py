@@ -49,7 +49,9 @@ _NAME_BYTES = 900
 PART_BYTES = 350 * 1024
 INLINE_BYTES = 300 * 1024
 """A value up to this size lies in its own item, a larger one in parts of `PART_BYTES`: an item takes 400 KB."""
-_BLOCK_BYTES, _BLOCK_ENTRIES, _BLOCKS = 32 * 1024, 64, 48
+MUCH_BYTES, INLINE_OF_MUCH = 2_000_000, 16 * 1024
+"""In a commit of so many bytes to a life that goes on, less lies inline: a transaction takes 4 MB."""
+_BLOCK_BYTES, _BLOCK_ENTRIES, _BLOCKS = 32 * 1024, 64, 40
 PAGE = 16
 """Commits whose records share one item of the journal."""
 

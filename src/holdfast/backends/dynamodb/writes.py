@@ -33,13 +33,14 @@ class Writes:
         self.orphans: list[Item] = []
         """Marks of parts that nobody refers to any more once this is written."""
         self.batch = secrets.token_hex(6)
+        self.inline = layout.INLINE_BYTES
 
     def add(self, act: str, sort: str, attributes: Item | None = None, condition: dict[str, Any] | None = None) -> None:
         self.held[sort] = Op(act, {**address(self.pk, sort), **(attributes or {})}, condition)
 
     def value(self, data: bytes) -> Item:
         """The attributes that hold `data`: in the item itself, or in parts of its own."""
-        if len(data) <= layout.INLINE_BYTES:
+        if len(data) <= self.inline:
             return {"data": {"B": data}}
         return self.in_parts(data)
 
@@ -150,6 +151,8 @@ def changed(key: Key, old: Stored, head: Head, commit: Commit, kept: frozenset[s
         buried=buried,
     )
     writes = Writes(layout.partition(key), stored)
+    if _weight(commit) > layout.MUCH_BYTES:
+        writes.inline = layout.INLINE_OF_MUCH
     items = list(found)
     _drop(writes, commit.drops, items)
     _put_blobs(writes, commit, kept)
@@ -166,6 +169,11 @@ def changed(key: Key, old: Stored, head: Head, commit: Commit, kept: frozenset[s
     writes.orphans = list(_orphans(writes, items))
     writes.deciding += [Op("Put", mark) for mark in writes.orphans]
     return writes
+
+
+def _weight(commit: Commit) -> int:
+    bodies = sum([len(it.body) for it in commit.entries]) + sum([len(it.data) for it in commit.blobs])
+    return bodies + sum([len(it.value or b"") for it in commit.puts])
 
 
 def _drop(writes: Writes, drops: Iterable[BlobDrop], found: list[Item]) -> None:

@@ -6,17 +6,18 @@ import random
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 
 from ...backend import BlobRange, Commit, Head, Key, Outcome, ReadPlan, Snapshot, Window
 from ...entries import Entry
-from ...errors import Conflict, SessionGone, SessionNotFound, StoreUnavailable, UsageError
+from ...errors import Conflict, OutcomeUnknown, SessionGone, SessionNotFound, StoreError, StoreUnavailable, UsageError
 from ...ledger import Record as Content
 from ...rules import COMMITS_KEPT, judge, repeated
 from . import layout
-from .cleaning import STAGE_SECONDS, clean, finish_redo
+from .cleaning import STAGE_SECONDS, clean, finish_redo, remove
 from .client import TRANSACTION_BYTES, TRANSACTION_ITEMS, Op, Refused, Table, where
 from .layout import HEAD, PARTITION, SORT, Item, Stored, address
 from .reading import blobs_in, journal, living, read
@@ -184,7 +185,7 @@ class _Try:
             writes.deciding += checks_of(old, self.commit, self.pk)
         self._write(writes)
         self.heads.put(self.pk, None)
-        clean(self.table, layout.grave_item(self.pk, old))
+        self._clean(layout.grave_item(self.pk, old))
         return Outcome(None, old.head.version + 1, 0)
 
     def _begin(self, old: Stored | None, stored: Stored | None, head: Head) -> Outcome:
@@ -204,7 +205,7 @@ class _Try:
             writes.deciding += checks_of(stored, commit, self.pk)
         self._write(writes, apart=True)
         if old is not None:
-            clean(self.table, layout.grave_item(self.pk, old))
+            self._clean(layout.grave_item(self.pk, old))
         return Outcome(head, head.version, head.seq, content.answer(commit.answer) if commit.answer else None)
 
     def _change(self, stored: Stored, head: Head, fresh: bool) -> Outcome:
@@ -217,9 +218,14 @@ class _Try:
         if commit.create is not None and commit.create.incarnation != head.incarnation:
             writes.deciding.append(grave_check(self.pk, commit.create.incarnation))
         self._write(writes, old=stored)
-        for mark in writes.orphans:
-            clean(self.table, mark)
+        self._clean(*writes.orphans)
         return self._answered(head, head.version, head.seq)
+
+    def _clean(self, *marks: Item) -> None:
+        """After the commit: what fails now does not undo it, and is left to the next sweep."""
+        with suppress(StoreError):
+            for mark in marks:
+                clean(self.table, mark)
 
     def _found(self, stored: Stored) -> list[Item]:
         """The items that the commit replaces, where that has to be known: under dropped prefixes, or if there are large values."""
@@ -242,7 +248,12 @@ class _Try:
         plan = self.commit.answer
         if plan is None:
             return Outcome(head, version, seq, None, repeated)
-        snapshot = self.author.seen(self.pk, plan)
+        try:
+            snapshot = self.author.seen(self.pk, plan)
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(
+                f"{self.key}: the commit was written, its answer could not be read ({error}): repeat it to learn"
+            ) from error
         if snapshot is None:
             raise self._gone()
         return Outcome(snapshot.head, version, seq, snapshot, repeated)
@@ -259,13 +270,18 @@ class _Try:
             self._staged(writes, writes.deciding, layout.under(writes.stored.life), [*held, *writes.parts])
         else:
             assert old is not None
-            if not _fit([*writes.deciding, *writes.held.values()]):
+            if not _fit([*writes.deciding, *writes.held.values()], spare=1):
                 self._resolve(writes)
                 with_redo(self.key, writes, old)
             self._staged(writes, [*writes.deciding, *writes.held.values()], batch_prefix(writes), writes.parts)
             if writes.stored.redo is not None:
-                finish_redo(self.table, self.key, writes.stored)
-                self._fetch()
+                self._finish(writes.stored)
+
+    def _finish(self, stored: Stored) -> None:
+        """After the commit: what fails now is left to the next one."""
+        with suppress(StoreError):
+            finish_redo(self.table, self.key, stored)
+            self._fetch()
 
     def _staged(self, writes: Writes, ops: list[Op], prefix: str, items: list[Item]) -> None:
         """Put `items` where nobody looks, under a mark, then commit; the mark goes with the commit, or the items with the mark."""
@@ -276,7 +292,8 @@ class _Try:
             unclaimed = where(f"attribute_exists(#{PARTITION}) AND attribute_not_exists(#taken)")
             self._send(writes, [*ops, Op("Delete", mark, unclaimed)])
         except (_Moved, UsageError):
-            clean(self.table, mark)
+            remove(self.table, self.pk, prefix)
+            self.table.write([Op("Delete", mark)])
             raise
 
     def _send(self, writes: Writes, ops: list[Op]) -> None:
@@ -343,8 +360,8 @@ class _Company:
             time.sleep(random.uniform(0, min(self._tries, _MOST_COMPANY) * _COMPANY_SECONDS))
 
 
-def _fit(ops: list[Op]) -> bool:
-    return len(ops) <= TRANSACTION_ITEMS and sum([op.size for op in ops]) <= TRANSACTION_BYTES
+def _fit(ops: list[Op], spare: int = 0) -> bool:
+    return len(ops) + spare <= TRANSACTION_ITEMS and sum([op.size for op in ops]) <= TRANSACTION_BYTES
 
 
 def _content_of(snapshot: Snapshot) -> Content:
