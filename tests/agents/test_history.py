@@ -1,0 +1,233 @@
+"""What of the past is sent: always valid, whole runs, within bounds, the newest; by properties first, then over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast import InvalidValue, Message, Store, Text, ToolCall, ToolResult, assistant, tool, user
+from holdfast.agents import History
+from holdfast.agents.history import PAGE, Past, calls_of, choose, results_of, tokens_of, valid
+from holdfast.entries import MESSAGE, RUN, Entry
+from holdfast.messages import encode_message
+from holdfast.runs import RunEvent
+from holdfast.testing.model_server import Request, call
+
+from .conftest import Counting, Models, sent, there
+
+IDS = st.sampled_from(["1", "2", "3", None])
+TEXTS = st.sampled_from(["", "hi", "a longer text " * 9])
+CALLS = st.lists(IDS.map(lambda id: ToolCall("look", id, {"n": 1})), max_size=3)
+RESULTS = st.lists(IDS.map(lambda id: ToolResult("seen", id)), max_size=2)
+MESSAGES = st.one_of(
+    TEXTS.map(user),
+    st.builds(lambda text, calls: Message("assistant", ((Text(text),) if text else ()) + tuple(calls)), TEXTS, CALLS),
+    RESULTS.map(lambda results: Message("tool", tuple(results), "look")),
+    st.just(Message("system", (Text("be kind"),))),
+)
+LOGS = st.lists(MESSAGES, max_size=14)
+
+
+def check_messages(messages: list[Message], open: frozenset[str] = frozenset()) -> None:
+    """Each call is followed at once by its one result, open ones aside; no result has no call."""
+    waiting: list[str | None] = []
+    for message in messages:
+        if message.role == "tool":
+            (result,) = results_of(message)
+            assert result.id in waiting
+            waiting = waiting[waiting.index(result.id) + 1 :] if _skippable(waiting, result.id, open) else []
+        else:
+            assert set(waiting) <= open
+            assert message.parts
+            waiting = [it.id for it in calls_of(message)]
+    assert set(waiting) <= open
+
+
+def _skippable(waiting: list[str | None], id: str | None, open: frozenset[str]) -> bool:
+    skipped = set(waiting[: waiting.index(id)])
+    assert skipped <= open, f"{skipped} are passed over"
+    return True
+
+
+@given(LOGS, st.frozensets(st.sampled_from(["1", "2", "3"])))
+def test_whatever_is_in_the_log_what_is_sent_is_valid(log: list[Message], open: frozenset[str]) -> None:
+    made = valid(log)
+    check_messages(made)
+    assert valid(made) == made
+    assert [it for it in made if it.role != "tool"] == [it for it in log if it.role != "tool" and it.parts]
+    check_messages(valid(log, open=open), open)
+    made_up = [it for it in valid(log, open=open) if it.role == "tool" and it not in log and len(it.parts) == 1]
+    assert all(result.response == "seen" or result.id not in open for it in made_up for result in results_of(it))
+
+
+@given(LOGS)
+def test_a_result_is_used_once_and_never_before_its_call(log: list[Message]) -> None:
+    """Every `seen` that is sent is one of the log's, behind its call there."""
+    given_results = [result for it in log if it.role == "tool" for result in results_of(it)]
+    used = [result for it in valid(log) if it.role == "tool" for result in results_of(it) if result.response == "seen"]
+    for id in {result.id for result in used}:
+        assert [it.id for it in used].count(id) <= [it.id for it in given_results].count(id)
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+RUNS = st.sampled_from([None, "a", "b", "c", "own"])
+STATUSES = st.sampled_from(["running", "completed", "error", "paused"])
+ENTRIES = st.lists(st.tuples(RUNS, st.one_of(MESSAGES, STATUSES), st.integers(1, 2)), max_size=24)
+BOUND = st.none() | st.integers(0, 8)
+HISTORIES = st.builds(History, runs=BOUND, messages=BOUND, tokens=st.none() | st.integers(0, 200))
+
+
+def entries_of(made: list[tuple[str | None, Message | str, int]]) -> list[Entry]:
+    """A log; the seqs leave out what was hidden, the run entries of no run are none."""
+    found: list[Entry] = []
+    seq = 0
+    for run_id, it, step in made:
+        seq += step
+        if isinstance(it, Message):
+            found.append(Entry(seq, f"e{seq}", MESSAGE, encode_message(it), run_id, None, 0, seq))
+        elif run_id is not None:
+            found.append(Entry(seq, f"e{seq}", RUN, msgspec.json.encode(RunEvent(1, it)), run_id, None, 0, seq))
+    return found
+
+
+def paused(entries: list[Entry]) -> set[str | None]:
+    last = {entry.run_id: msgspec.json.decode(entry.body)["status"] for entry in entries if entry.kind == RUN}
+    return {run_id for run_id, status in last.items() if status == "paused"}
+
+
+def of_run(entries: list[Entry], run_id: str | None) -> set[str]:
+    return {entry.id for entry in entries if entry.kind == MESSAGE and entry.run_id == run_id}
+
+
+@given(ENTRIES, HISTORIES)
+@settings(max_examples=300)
+def test_what_is_chosen(made: list[tuple[str | None, Message | str, int]], history: History) -> None:
+    entries = entries_of(made)
+    past, more = choose(entries, history, "own", whole=True)
+    ids, runs = {it.id or "" for it in past.messages}, {it.run_id for it in past.messages}
+    assert not more
+    assert not runs & ({"own"} | paused(entries))
+    assert history.messages is None or len(past.messages) <= history.messages
+    assert history.tokens is None or sum(map(tokens_of, past.messages)) <= history.tokens
+    assert history.runs is None or len(runs - {None}) <= history.runs
+    parted = [run_id for run_id in runs - {None} if not of_run(entries, run_id) <= ids]
+    assert not parted or (runs == set(parted) and len(parted) == 1), "a run is sent in part beside others"
+    check_messages(valid(past.messages))
+    assert reproduced(entries, past) == past.messages
+
+
+def reproduced(entries: list[Entry], past: Past) -> list[Message]:
+    """What the record says was sent."""
+    record = past.record()
+    found = [
+        entry.message()
+        for first, last in record["ranges"]
+        for entry in entries
+        if first <= entry.seq <= last and entry.kind == MESSAGE
+    ]
+    assert len(found) == record["messages"]
+    return found
+
+
+@given(ENTRIES, HISTORIES)
+def test_the_newest_are_kept(made: list[tuple[str | None, Message | str, int]], history: History) -> None:
+    """Whatever is left out ended before everything that is sent, but for what is left out on purpose."""
+    entries = entries_of(made)
+    past, _ = choose(entries, history, "own", whole=True)
+    seqs = {entry.id: entry.seq for entry in entries}
+    ends = {run_id: max(seqs[id] for id in of_run(entries, run_id)) for run_id in {it.run_id for it in past.messages} - {None}}
+    out = {entry.run_id for entry in entries if entry.kind == MESSAGE} - {None, "own"} - paused(entries) - ends.keys()
+    late = {run_id: max(seqs[id] for id in of_run(entries, run_id)) for run_id in out}
+    assert not ends or not late or max(late.values()) < min(ends.values())
+
+
+@given(ENTRIES, st.integers(0, 20))
+def test_of_a_log_that_goes_further_back_no_run_is_sent_that_may_have_begun_before(made: Any, at: int) -> None:
+    entries = entries_of(made)[at:]
+    past, more = choose(entries, History(), "own", whole=False)
+    assert not more
+    check_messages(valid(past.messages))
+    assert reproduced(entries, past) == past.messages
+    assert choose(entries, History(runs=10_000), "own", whole=False)[1]
+
+
+@pytest.mark.parametrize("wrong", [{"runs": -1}, {"messages": 1.5}, {"tokens": "many"}, {"runs": True}])
+def test_a_bound_that_is_no_number_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue, match=next(iter(wrong))):
+        History(**wrong)
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+def look(n: int) -> int:
+    return n
+
+
+def answer(request: Request) -> Any:
+    said = sent(request)
+    return call("look", n=1) if said[-1].startswith("q") else f"to {len(said)}"
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        (History(runs=2), ["q1", "look()", "=1", "to 7", "q2", "look()", "=1", "to 11"]),
+        (History(runs=0), []),
+        (History(messages=5), ["q2", "look()", "=1", "to 11"]),
+        (History(messages=0), []),
+        (History(messages=2), ["to 11"]),
+        (History(messages=3), ["look()", "=1", "to 11"]),
+        (History(tokens=0), []),
+    ],
+    ids=str,
+)
+async def test_windows(models: Models, memory: Store, history: History, expected: list[str]) -> None:
+    server = models.serve(answer)
+    agent = models.agent(server, store=memory, tools=[look])
+    for n in range(3):
+        await agent.run(f"q{n}", session_id="s")
+    await models.agent(server, store=memory, tools=[look], history=history).run("now", session_id="s")
+    assert sent(server.requests[-1])[:-1] == expected
+    run = (await (await there(agent, "s")).runs())[-1]
+    assert run.window["history"]["cut"] is True
+
+
+async def test_a_window_deeper_than_a_page_costs_one_more_request_and_is_right(chat: Models, counting: Counting, counted: Store) -> None:
+    session = await counted.session("s")
+    texts = [f"{word}{n}" for n in range(300) for word in ("q", "a")]
+    await session.append(*((user if text[0] == "q" else assistant)(text) for text in texts))
+    agent = chat.agent(["ok"] * 3, store=counted, history=History(runs=250))
+    counting.made.clear()
+    await agent.run("now", session_id="s")
+    assert (counting.made, sent(chat.requests[0])) == (["commit", "read", "commit"], [*texts[-500:], "now"])
+    shallow = chat.agent(["ok"], store=counted, history=History(runs=PAGE // 4))
+    counting.made.clear()
+    await shallow.run("now", session_id="s")
+    assert counting.made == ["commit", "commit"]
+    assert len(sent(chat.requests[1])) == 2 * (PAGE // 4) + 1
+
+
+async def test_what_others_left_in_the_log_is_sent_validly(models: Models, memory: Store) -> None:
+    session = await memory.session("s")
+    await session.append(
+        tool("orphan", call_id="0"),
+        user("one"),
+        Message("assistant", (ToolCall("look", "1", {"n": 1}), ToolCall("look", "2", {"n": 2}))),
+        user("two"),
+        tool("late", call_id="2", name="look"),
+        assistant(""),
+        Message("assistant", ()),
+        Message("critic", (Text("hm"),)),
+    )
+    await models.agent(["ok"], store=memory).run("now", session_id="s")
+    made = sent(models.requests[0])
+    assert "=orphan" not in made
+    assert made[:3] == ["one", "look()", "look()"]
+    assert made[4:6] == ["=late", "two"]
+    assert made[-1] == "now"
