@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -78,20 +77,6 @@ async def test_history_is_kept_in_memory_without_any_configuration(agent: Agent,
 async def test_without_a_session_nothing_is_remembered(agent: Agent) -> None:
     await agent.run("My name is Alice.")
     assert "I do not know your name" in (await agent.run("What's my name?")).text
-
-
-async def test_that_it_is_in_memory_is_said_once(
-    model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from itertools import count
-
-    from holdfast.agents import agent as module
-
-    monkeypatch.setattr(module, "_said_once", count())  # whatever ran in this process before
-    with caplog.at_level(logging.WARNING, "holdfast"):
-        for _ in range(2):
-            Agent("openai:gpt-5.2")
-    assert [record.message.count("in memory") for record in caplog.records] == [1]
 
 
 async def test_the_same_turn_four_times_is_four_turns(agent: Agent) -> None:
