@@ -18,19 +18,22 @@ from .around import (
     RunContext,
     ToolInvocation,
 )
-from .engine import Answered, Delta, Done, Engine, Held, Said, Step, Turn
+from .engine import Answered, Delta, Done, Engine, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import History
 from .output import RunOutput
+from .steps import Condition, Loop, Parallel, Router, Step, StepInput, StepOutput
 from .stream import RunStream
 from .team import Team
 from .tools import tool
+from .workflow import StepProgress, Workflow
 
 __all__ = [
     "Agent",
     "Answered",
     "BaseContextProvider",
     "BaseHistoryProvider",
+    "Condition",
     "ContextProvider",
     "Decision",
     "Delta",
@@ -41,12 +44,15 @@ __all__ = [
     "History",
     "HistoryProvider",
     "InMemoryHistoryProvider",
+    "Loop",
     "Middleware",
     "ModelCall",
+    "Parallel",
     "Posthook",
     "Prehook",
     "ReasoningDelta",
     "Requirement",
+    "Router",
     "RunContext",
     "RunEnded",
     "RunOutput",
@@ -55,11 +61,15 @@ __all__ = [
     "Runner",
     "Said",
     "Step",
+    "StepInput",
+    "StepOutput",
+    "StepProgress",
     "Team",
     "TextDelta",
     "ToolAnswered",
     "ToolCalled",
     "ToolInvocation",
     "Turn",
+    "Workflow",
     "tool",
 ]

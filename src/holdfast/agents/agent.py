@@ -88,8 +88,13 @@ class Agent:
             posthooks=tuple(posthooks),
         )
 
+    @property
+    def crew(self) -> Crew:
+        """What its runs need of it; for what is made of agents."""
+        return self._crew
+
     def __repr__(self) -> str:
-        return f"Agent({self._crew.model!r}, name={self.name!r})"
+        return f"{type(self).__name__}({self._crew.model!r}, name={self.name!r})"
 
     # --- running ---
 

@@ -112,12 +112,9 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
 
 
 def open_calls(messages: list[Message]) -> list[ToolCall]:
-    """The calls of the last answer that have no result."""
-    for place in range(len(messages) - 1, -1, -1):
-        if messages[place].role == "assistant":
-            answered = {it.id for message in messages[place:] for it in results_of(message)}
-            return [call for call in calls_of(messages[place]) if call.id not in answered]
-    return []
+    """The calls that have no result, in order."""
+    answered = {it.id for message in messages for it in results_of(message)}
+    return [call for message in messages for call in calls_of(message) if call.id not in answered]
 
 
 def waiting(before: Before, calls: list[ToolCall], crew: Crew, run_id: str) -> list[Requirement]:

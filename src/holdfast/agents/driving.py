@@ -196,8 +196,10 @@ class Driving:
         """Ask the engine, and store what it tells as it goes; its answer goes to the context."""
         self._note(context)
         rerun = reruns(self._before, open_calls(self._told))
+        past, own = self._sent(context, frozenset(rerun))
         turn = Turn(
-            messages=tuple(self._sent(context, frozenset(rerun))),
+            messages=(*past, *own),
+            own=len(own),
             instructions=await self._instructions(context),
             tools=(*self.crew.tools, *context.tools) if context.tools else self.crew.tools,
             rerun=rerun,
@@ -223,10 +225,10 @@ class Driving:
                     return
         raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
 
-    def _sent(self, context: RunContext, open: frozenset[str]) -> list[Message]:
-        """What the model is sent: the past, what was added to it, and this run so far."""
+    def _sent(self, context: RunContext, open: frozenset[str]) -> tuple[list[Message], list[Message]]:
+        """What the model is sent: the past with what was added to it, and this run so far."""
         added = [message for messages in context.context.values() for message in messages]
-        return [*valid([*context.past, *added]), *valid(context.input, open=open)]
+        return valid([*context.past, *added]), valid(context.input, open=open)
 
     def _note(self, context: RunContext) -> None:
         """Keep for the record what the model is sent and the session does not hold."""

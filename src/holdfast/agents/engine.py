@@ -28,6 +28,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     messages: tuple[Message, ...]
+    own: int = 0
+    """How many of the messages, at the end, are of this run."""
     instructions: str | None = None
     tools: tuple[Any, ...] = ()
     rerun: dict[str, dict[str, Any] | None] = {}

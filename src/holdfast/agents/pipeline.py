@@ -1,0 +1,266 @@
+"""The engine of a workflow: it tells its steps as calls and results, so that they are stored, resumed and decided on like a tool's.
+
+The call's id is the step's path. On another try the steps are gone through from the start: a path that has its result is not done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from ..messages import Message, Native, Text, ToolCall, ToolResult
+from ..requirements import Requirement
+from ..runs import PAUSED
+from ..session import Session
+from ..values import decode, encode
+from .agent import Agent
+from .engine import Answered, Done, Held, Said, Turn
+from .engine import Step as Told
+from .history import results_of
+from .steps import Condition, Loop, Parallel, Part, Router, Step, StepInput, StepOutput
+from .tools import Waits, as_model_sees, executing
+
+FORMAT = "holdfast-step/1"
+FAILED = "failed"
+
+
+class _Waiting(Exception):
+    """A step can't go on: it waits for consent, or for what others wait for."""
+
+
+class _Stopped(Exception):
+    """A step has ended the workflow."""
+
+    def __init__(self, content: Any) -> None:
+        super().__init__("stopped")
+        self.content = content
+
+
+class Pipeline:
+    """The engine: `parts` one after the other. `session_of` gives the session an agent's step has."""
+
+    def __init__(self, parts: Sequence[Part], session_of: Callable[[Agent, Session], Session]) -> None:
+        self.parts = parts
+        self.session_of = session_of
+
+    async def run(self, turn: Turn) -> AsyncGenerator[Told]:
+        """As `Engine.run`."""
+        flow = Flow(self, turn)
+        task = asyncio.create_task(flow.go())
+        try:
+            while (told := await flow.queue.get()) is not None:
+                step, stored = told
+                yield step
+                if not stored.done():
+                    stored.set_result(None)
+            last = await task
+            if isinstance(last, Done):
+                yield Said(message=Message("assistant", (Text(as_text(last)),)))
+            yield last
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):  # what it raised has been raised above
+                await task
+
+
+class Flow:
+    """One run through the pipeline."""
+
+    def __init__(self, pipeline: Pipeline, turn: Turn) -> None:
+        self.queue: asyncio.Queue[tuple[Told, asyncio.Future[None]] | None] = asyncio.Queue()
+        self._pipeline = pipeline
+        self._turn = turn
+        past, own = turn.messages[: len(turn.messages) - turn.own], turn.messages[len(turn.messages) - turn.own :]
+        self._results = {result.id: message for message in own for result in results_of(message)}
+        self._calls = {part.id for message in own for part in message.parts if isinstance(part, ToolCall)}
+        self._input = next((it.text for it in own if it.role == "user"), "")
+        self._history = _as_text(past)
+        self._outputs: dict[str, Any] = {}
+        self._confirm: list[str] = []
+        self._others: dict[str, tuple[Requirement, ...]] = {}
+
+    async def go(self) -> Told:
+        """Go through the steps; the last step told: the answer, or what it waits for."""
+        try:
+            content = await self._each(self._pipeline.parts, "", None)
+        except _Stopped as stopped:
+            content = stopped.content
+        except _Waiting:
+            return Held(confirm=tuple(self._confirm), others=self._others)
+        finally:
+            self.queue.put_nowait(None)
+        return Done(content) if isinstance(content, str) else Done(content, _jsonable(content))
+
+    async def _tell(self, step: Told) -> None:
+        """Tell a step, and wait until it is stored."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.queue.put_nowait((step, stored))
+        await stored
+
+    # --- parts ---
+
+    async def _each(self, parts: Sequence[Part], path: str, content: Any) -> Any:
+        for part in parts:
+            content = await self._part(part, f"{path}{part.name}", content)
+        return content
+
+    async def _part(self, part: Part, path: str, content: Any) -> Any:
+        if isinstance(part, Step):
+            return await self._leaf(part, path, content)
+        if isinstance(part, Parallel):
+            return await self._parallel(part, path, content)
+        if isinstance(part, Condition):
+            steps = part.steps if await self._leaf(part.test, f"{path}?", content, keep=False) else part.otherwise
+            return await self._each(steps, f"{path}/", content)
+        if isinstance(part, Loop):
+            return await self._loop(part, path, content)
+        return await self._route(part, path, content)
+
+    async def _parallel(self, part: Parallel, path: str, content: Any) -> dict[str, Any]:
+        """All at once; whoever has to wait lets the others end first."""
+        done = await asyncio.gather(*(self._part(it, f"{path}/{it.name}", content) for it in part.steps), return_exceptions=True)
+        errors = [it for it in done if isinstance(it, BaseException)]
+        for error in sorted(errors, key=lambda it: isinstance(it, _Waiting)):
+            raise error
+        return dict(zip([it.name for it in part.steps], done, strict=True))
+
+    async def _loop(self, part: Loop, path: str, content: Any) -> Any:
+        for time in range(1, part.times + 1):
+            content = await self._each(part.steps, f"{path}/{time}/", content)
+            if part.until is not None and await self._leaf(part.until, f"{path}/{time}?", content, keep=False):
+                break
+        return content
+
+    async def _route(self, part: Router, path: str, content: Any) -> Any:
+        chosen = await self._leaf(part.choose, f"{path}?", content, keep=False)
+        names = [chosen] if isinstance(chosen, str) else list(chosen or [])
+        if unknown := [name for name in names if name not in part.choices]:
+            raise ValueError(f"router {part.name!r} chose {unknown[0]!r}, which is none of {', '.join(part.choices)}")
+        return await self._each([part.choices[name] for name in names], f"{path}/", content)
+
+    # --- one step ---
+
+    async def _leaf(self, step: Step, path: str, content: Any, *, keep: bool = True) -> Any:
+        """What the step gives: stored, or done now."""
+        path = self._try_of(path)
+        given = StepInput(
+            input=self._input,
+            previous_step_content=content,
+            previous_step_outputs=dict(self._outputs),
+            session=self._turn.session,
+            history=self._history,
+        )
+        output = _stored(self._results[path]) if path in self._results else await self._do(step, path, given)
+        if keep:
+            self._outputs[step.name] = output.content
+        if output.stop:
+            raise _Stopped(output.content)
+        return output.content
+
+    def _try_of(self, path: str) -> str:
+        """The path of the newest try: one that failed is not done again under its own."""
+        number, place = 1, path
+        while place in self._results and _failed(self._results[place]):
+            number += 1
+            place = f"{path}#{number}"
+        return place
+
+    async def _do(self, step: Step, path: str, given: StepInput) -> StepOutput:
+        if path not in self._calls:
+            call = ToolCall(step.name, path, {"message": given.message} if isinstance(step.work, Agent) else {})
+            await self._tell(Said(message=Message("assistant", (call,)), acts=True))
+        if step.options.confirm and path not in self._turn.rerun:
+            self._confirm.append(path)
+            raise _Waiting
+        try:
+            with executing(self._turn.execution(path)):
+                output = await self._work(step, path, given)
+        except Waits as waits:
+            self._others[path] = waits.requirements
+            raise _Waiting from None
+        except Exception as error:
+            await self._tell(Answered(_failure(step, path, error)))
+            raise
+        await self._tell(Answered(_success(step, path, output)))
+        return output
+
+    async def _work(self, step: Step, path: str, given: StepInput) -> StepOutput:
+        if isinstance(step.work, Agent):
+            made: Any = await self._agent(step.work, path, given.message)
+        elif inspect.iscoroutinefunction(step.work):
+            made = await as_model_sees(step.work)(given)
+        else:
+            made = await asyncio.to_thread(as_model_sees(step.work), given)
+        return made if isinstance(made, StepOutput) else StepOutput(content=made)
+
+    async def _agent(self, agent: Agent, path: str, message: str) -> Any:
+        """What an agent answers, in a session of its own beside the workflow's."""
+        session = self._pipeline.session_of(agent, self._turn.session)
+        run_id, call = f"{self._turn.run_id}.{path}", self._turn.execution(path)
+        going_on = agent.continue_run(run_id, call.decisions, session=session) if call.decisions else None
+        output = await (going_on or agent.run(message, session=session, run_id=run_id))
+        if output.status == PAUSED:
+            raise Waits(output.requirements)
+        return output.content
+
+
+def as_text(done: Done) -> str:
+    """The workflow's answer, for whoever reads the conversation."""
+    return done.content if isinstance(done.content, str) else "" if done.content is None else msgspec.json.encode(done.plain).decode()
+
+
+def _success(step: Step, path: str, output: StepOutput) -> Message:
+    return _message(step, path, output.content, {"stop": output.stop, "content": msgspec.Raw(encode(output.content))})
+
+
+def _failure(step: Step, path: str, error: Exception) -> Message:
+    told = f"{type(error).__name__}: {error}"
+    return _message(step, path, told, {FAILED: told})
+
+
+def _message(step: Step, path: str, content: Any, native: Mapping[str, Any]) -> Message:
+    data = msgspec.Raw(msgspec.json.encode(native))
+    return Message("tool", (ToolResult(_jsonable(content), path),), step.name, Native(FORMAT, data))
+
+
+class _Result(msgspec.Struct):
+    content: msgspec.Raw = msgspec.Raw(b"")
+    stop: bool = False
+    failed: str | None = None
+
+
+def _read(message: Message) -> _Result | None:
+    native = message.native
+    return msgspec.json.decode(native.data, type=_Result) if native is not None and native.format == FORMAT else None
+
+
+def _stored(message: Message) -> StepOutput:
+    """What a stored step gave; a result that a person supplied is its content."""
+    it = _read(message)
+    if it is None:
+        return StepOutput(content=results_of(message)[0].response)
+    return StepOutput(content=decode(bytes(it.content)), stop=it.stop)
+
+
+def _failed(message: Message) -> bool:
+    it = _read(message)
+    return it is not None and it.failed is not None
+
+
+def _jsonable(content: Any) -> Any:
+    """The content as plain JSON, for whoever reads the log: what is none is shown as text."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(content))
+    except (TypeError, ValueError):
+        return str(content)
+
+
+def _as_text(past: Sequence[Message]) -> str:
+    """Earlier runs, for steps that are to know of them."""
+    said = [f"{it.role}: {it.text}" for it in past if it.role in ("user", "assistant") and it.text]
+    return "\n".join(["Earlier runs:", *said]) if said else ""
