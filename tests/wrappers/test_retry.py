@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import Store
-from holdfast.backend import ClaimAct, Create, Erase, Filter, Key, Put, ReadPlan
+from holdfast.backend import Backend, ClaimAct, Commit, Create, Erase, Filter, Key, Outcome, Put, ReadPlan
 from holdfast.backends.memory import MemoryBackend
+from holdfast.backends.redis import from_url
 from holdfast.errors import (
     Conflict,
     InvalidValue,
@@ -22,6 +23,7 @@ from holdfast.errors import (
     SessionGone,
     SessionNotFound,
     StoreClosed,
+    StoreError,
     StoreUnavailable,
 )
 from holdfast.ids import new_incarnation
@@ -29,7 +31,10 @@ from holdfast.sync import Store as BlockingStore
 from holdfast.testing import BackendSuite, Opener
 from holdfast.testing.tools import bodies, check_gapless, created, creating, fresh, listed, notes, read, refused, values, writing
 from holdfast.wrappers import RetriedBackend
+from holdfast.wrappers.base import Wrapper
 
+from ..servers.proxy import TO_CLIENT, TO_SERVER, Proxy
+from ..servers.redis import redis8, server
 from .faults import ANSWER_LOST, FINE, LOST, REFUSED, Faulty
 
 FATES = (FINE, REFUSED, LOST, ANSWER_LOST)
@@ -102,6 +107,42 @@ async def _increment(backend: RetriedBackend, key: Key) -> None:
         except Conflict:
             continue
         return
+
+
+async def test_a_connection_that_is_cut_loses_and_doubles_nothing() -> None:
+    """A Redis behind a proxy that breaks connections after any byte: of a request, or of an answer."""
+    luck, key = random.Random(3), fresh()
+    with server(redis8()) as it, Proxy(it.port) as proxy:
+        failing = Failing(from_url(f"redis://127.0.0.1:{proxy.port}/0?appendfsync=always"))
+        backend = RetriedBackend(failing, first=0.001, longest=0.02)
+        head = await created(backend, key)
+
+        async def write(name: str) -> None:
+            for n in range(40):
+                await backend.commit(key, writing(head, base=0, entries=notes(f"{name}.{n}")))
+                if n % 3 == 0:
+                    proxy.cut_after(luck.randrange(1500), luck.choice((TO_SERVER, TO_CLIENT)))
+
+        await asyncio.gather(*(write(name) for name in "abcd"))
+        proxy.go_on()
+        assert Counter(await bodies(backend, key)) == Counter(f"{name}.{n}" for name in "abcd" for n in range(40))
+        await backend.close()
+    assert failing.failures[OutcomeUnknown] > 5
+
+
+class Failing(Wrapper):
+    """Counts the failures of commits by their kind."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.failures: Counter[type[StoreError]] = Counter()
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        try:
+            return await self.inner.commit(key, commit)
+        except StoreError as error:
+            self.failures[type(error)] += 1
+            raise
 
 
 async def test_acknowledging_too_soon_is_found() -> None:
