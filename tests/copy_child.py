@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 
-from holdfast.backend import Backend, Commit, Create, Erase, Filter, HeadPatch, Key, Range, ReadPlan
+from holdfast.backend import Backend, Commit, Counts, Create, Erase, Filter, HeadPatch, Key, Range, ReadPlan
 from holdfast.copying import Pair, copy, reading
+from holdfast.entries import MESSAGE
 from holdfast.errors import SessionGone, SessionNotFound
 from holdfast.ids import new_id, new_incarnation, now
 from holdfast.testing import Opener
 from holdfast.testing.processes import Pipe
-from holdfast.testing.tools import EVERYTHING, blob, contents, listed, notes, opened, puts, values
+from holdfast.testing.tools import EVERYTHING, blob, contents, listed, note, opened, puts, values
 
 TENANT = "ada & söhne"
 SESSIONS = 16
@@ -33,7 +34,8 @@ async def grow(backend: Backend, name: str, count: int) -> None:
         create=create,
         incarnation=snapshot and snapshot.head.incarnation,
         expect=snapshot and snapshot.head.version,
-        entries=notes(*("é" * 40 for _ in range(count))),
+        entries=tuple(note("é" * 40, MESSAGE, f"run {number}") for _ in range(count)),
+        counts=Counts(1, count, 3, 4, 80 * count),
         hide=(Range(first, first),),
         puts=puts(n=number, **{f"of {int(number) % 7}": number, f"of {int(number) % 5 + 7}": None}),
         blobs=(blob("n", number), blob(f"at {int(number) % 3}", number * 99)),

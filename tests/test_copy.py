@@ -40,6 +40,7 @@ from holdfast.copying import Pair, Report, copy, finish, reading, verify
 from holdfast.copying.marks import stage_tenant
 from holdfast.entries import MESSAGE, RUN, NewEntry
 from holdfast.ids import new_id, new_incarnation, now
+from holdfast.rules import TOMBSTONES_KEPT
 from holdfast.testing import Opener
 from holdfast.testing.processes import Child
 from holdfast.testing.tools import EVERYTHING, SECOND, blob, created, creating, listed, note, notes, puts, read, writing
@@ -325,6 +326,37 @@ async def test_once_around_is_the_same(around: list[Opener], pages: None) -> Non
         for name in await listed(ends.source, Filter(tenant=TENANT)):
             assert await told(ends.target, name) == await told(ends.source, name)
         assert len(await listed(ends.target, Filter(tenant=TENANT))) == len(await listed(ends.source, Filter(tenant=TENANT))) == 13
+
+
+async def test_deletions_that_the_source_has_forgotten_are_brought() -> None:
+    pair = pair_in_memory()
+    names = [f"k{n}" for n in range(TOMBSTONES_KEPT + 1)]
+    await created(pair.source, key("s"), puts=puts(kept="1", **dict.fromkeys(names, "2")))
+    await copy(pair)
+    await write(pair.source, "s", puts=puts(**dict.fromkeys(names)))
+    await pair.source.sweep(10)
+    assert (await read(pair.source, key("s"))).head.floor == 2
+    await copy(pair)
+    await same(pair)
+
+
+class Hiding(MemoryBackend):
+    """While a session is read in pages for the first time, an entry of the first page is hidden."""
+
+    hid = False
+
+    async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
+        if plan.entries is not None and plan.entries.after == 8 and not self.hid:
+            self.hid = True
+            await self.commit(key, Commit(id=new_id(), time=now(), hide=(Range(2, 2),)))
+        return await super().read(key, plan)
+
+
+async def test_what_is_hidden_while_it_is_staged_is_hidden(small_pages: None) -> None:
+    pair = Pair(Hiding(), MemoryBackend(), TENANT, "source")
+    await created(pair.source, key("s"), entries=notes(*(f"{n}" for n in range(20))))
+    settled(await copy(pair))
+    await same(pair)
 
 
 # --- expiry ----------------------------------------------------------------------------------------------------------
