@@ -17,6 +17,7 @@ from .transcript import arguments, value
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import Markdown
+    from rich.segment import Segment
 
 _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 _BREAK = re.compile(r"\n\s*\n(?=\S)(?![-*+] |\d+[.)] )")
@@ -202,8 +203,20 @@ class _Block:
         said = [place for place, line in enumerate(lines) if "".join(segment.text for segment in line).strip()]
         shown = lines[said[0] : said[-1] + 1] if said else []
         for line in shown[-self._most :] if self._most else shown:
-            yield from line
+            yield from _trimmed(line)
             yield Segment.line()
+
+
+def _trimmed(line: list[Segment]) -> list[Segment]:
+    """A line without the spaces at its end that nobody sees."""
+    from rich.segment import Segment
+
+    kept = list(line)
+    while kept and not (kept[-1].style and kept[-1].style.bgcolor):
+        last = kept.pop()
+        if text := last.text.rstrip():
+            return [*kept, Segment(text, last.style)]
+    return kept
 
 
 def _markdown(text: str) -> Markdown:

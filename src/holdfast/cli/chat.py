@@ -118,7 +118,7 @@ async def _last(terminal: Terminal, store: Store) -> str:
     newest, when = None, datetime.fromtimestamp(0, UTC)
     with working("looking for the last session"):
         async for it in store.sessions(user_id=terminal.user):
-            if not it.kind and it.parent is None and it.updated_at > when:
+            if it.kind == "session" and it.parent is None and it.updated_at > when:
                 newest, when = it.id, it.updated_at
     if newest is None:
         raise UsageError("there is no session to go on in: leave out --last to begin one")

@@ -100,7 +100,7 @@ class Terminal:
     def note(self, text: str) -> None:
         """A remark beside the answer, on stderr; none with --json."""
         if not self.json:
-            output.console(stderr=True).print(output.safe(text), style="dim")
+            output.console(stderr=True).print(output.safe(text), style="dim", soft_wrap=True)  # it may be a command to copy
 
     def _found_url(self) -> str:
         url = self.url or os.environ.get(ENVIRONMENT)

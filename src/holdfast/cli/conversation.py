@@ -173,7 +173,7 @@ class Conversation:
     def _decided(self, it: Requirement) -> Decision | None:
         """Ask for a decision; None leaves it for later."""
         if not self.terminal.json:
-            console(stderr=True).print(told(it), style="yellow")
+            console(stderr=True).print(told(it), style="yellow", soft_wrap=True)
         try:
             return decided(it, self.ask) if self.lines.asks else None
         except HoldfastError as error:  # what was typed doesn't fit
@@ -208,7 +208,7 @@ class Conversation:
         if self.terminal.json:
             failed(type(error).__name__, message, as_json=True)
         else:
-            console(stderr=True).print(f"holdfast: {message}", style="red")
+            console(stderr=True).print(f"holdfast: {message}", style="red", soft_wrap=True)
 
     def _leave(self) -> None:
         if not self.over:
