@@ -257,7 +257,8 @@ class Driving:
             return (TextDelta(step.text),)
         if isinstance(step, Said):
             return await self._said(step)
-        assert isinstance(step, Answered)
+        if not isinstance(step, Answered):
+            raise UsageError(f"the engine {type(self.crew.engine).__name__} told {step!r:.80}: that is no step of a run")
         await self._tell(step.message, at_once=self._acting)
         return [ToolAnswered(it.id, step.message.name, it.response) for it in results_of(step.message)]
 
