@@ -125,10 +125,7 @@ def reproduced(entries: list[Entry], past: Past) -> list[Message]:
     """What the record says was sent."""
     record = past.record()
     found = [
-        entry.message()
-        for first, last in record["ranges"]
-        for entry in entries
-        if first <= entry.seq <= last and entry.kind == MESSAGE
+        entry.message() for first, last in record["ranges"] for entry in entries if first <= entry.seq <= last and entry.kind == MESSAGE
     ]
     assert len(found) == record["messages"]
     return found

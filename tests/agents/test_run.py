@@ -7,10 +7,22 @@ import threading
 from typing import Any
 
 import pytest
-from openai import APIConnectionError, APIStatusError
-from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
+from openai import APIStatusError
+from pydantic_ai.exceptions import ModelHTTPError
 
-from holdfast import HoldfastError, InvalidId, InvalidValue, Message, Session, SessionBusy, SessionNotFound, Store, UsageError, assistant, user
+from holdfast import (
+    HoldfastError,
+    InvalidId,
+    InvalidValue,
+    Message,
+    Session,
+    SessionBusy,
+    SessionNotFound,
+    Store,
+    UsageError,
+    assistant,
+    user,
+)
 from holdfast.agents import Agent
 from holdfast.testing.model_server import Answer, Call, ModelServer, Request, call
 

@@ -56,7 +56,7 @@ RESULTS: list[tuple[Any, Any]] = [
     ({3}, [3]),
     (Color.RED, "red"),
     (datetime.date(2026, 1, 2), "2026-01-02"),
-    ({"when": datetime.datetime(2026, 1, 2)}, {"when": "2026-01-02T00:00:00"}),  # noqa: DTZ001
+    ({"when": datetime.datetime(2026, 1, 2)}, {"when": "2026-01-02T00:00:00"}),
     (decimal.Decimal("1.5"), "1.5"),
     ("a \x00 b", "a \x00 b"),
     ("x" * 100_000, "x" * 100_000),
