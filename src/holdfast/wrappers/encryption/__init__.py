@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from ...backend import Backend, Capabilities, Commit, Filter, HeadPatch, Key, Outcome, Page, ReadPlan, Snapshot
+from ...backend import Backend, Capabilities, Commit, Filter, Key, Outcome, Page, ReadPlan, Snapshot
 from ...errors import (
     CommitReused,
     Conflict,
@@ -28,7 +28,7 @@ from ...rules import check_sizes
 from ..base import Wrapper
 from .keys import OVERHEAD, Keys, checked_keys, home_of
 from .rotation import WHOLE, Rotation, is_current, rewriting
-from .sealing import HOMES, Reader, Sealer
+from .sealing import Reader, Sealer
 
 __all__ = ["EncryptedBackend", "Rotation"]
 
@@ -86,7 +86,7 @@ class EncryptedBackend(Wrapper):
         for key_id in self._keys.ids:
             sealer = Sealer(self._keys, key_id, key, commit.id)
             try:
-                return self._opened(key, await send(settled(sealer.commit(commit, names=self._names), sealer, homes)))
+                return self._opened(key, await send(sealer.with_homes(sealer.commit(commit, names=self._names), homes)))
             except CommitReused as error:
                 reused = reused or error
         assert reused is not None  # there is a key
@@ -116,7 +116,7 @@ class EncryptedBackend(Wrapper):
             raise SessionBusy(f"{key} is held by a run ({held.holder})", fence=raw.head.fence, beat=held.beat, lease=held.lease)
         commit = rewriting(self._reader(key).snapshot(raw), raw)
         sealer = Sealer(self._keys, self._keys.ids[0], key, commit.id)
-        await self.inner.commit(key, settled(sealer.commit(commit, names=self._names), sealer, None))
+        await self.inner.commit(key, sealer.with_homes(sealer.commit(commit, names=self._names), None))
         return True
 
     async def rotate_all(
@@ -146,12 +146,3 @@ class EncryptedBackend(Wrapper):
         except (SessionBusy, Conflict, Corrupt, TooLarge) as error:
             return replace(done, seen=done.seen + 1, left=done.left | {key.session_id: str(error)})
         return replace(done, seen=done.seen + 1, rotated=done.rotated + rotated)
-
-
-def settled(it: Commit, sealer: Sealer, homes: frozenset[bytes] | None) -> Commit:
-    """`it` with the homes its session may hold content of, besides its own. None: what the session has recorded goes."""
-    if homes is not None and not homes:
-        return it
-    patch = it.patch or HeadPatch()
-    record = None if homes is None else sealer.text(b"homes", b"".join(sorted(homes)))
-    return replace(it, patch=replace(patch, metadata=(patch.metadata or {}) | {HOMES: record}))

@@ -59,6 +59,14 @@ class Sealer(NamedTuple):
             create=it.create and replace(it.create, patch=it.create.patch and self.patch(it.create.patch, names=names)),
         )
 
+    def with_homes(self, it: Commit, homes: frozenset[bytes] | None) -> Commit:
+        """A sealed commit with the homes, besides its own, of what the session takes over; None removes what is recorded of them."""
+        if homes is not None and not homes:
+            return it
+        patch = it.patch or HeadPatch()
+        record = None if homes is None else self.text(b"homes", b"".join(sorted(homes)))
+        return replace(it, patch=replace(patch, metadata=(patch.metadata or {}) | {HOMES: record}))
+
     def patch(self, it: HeadPatch, *, names: bool) -> HeadPatch:
         """`it` with names as they are stored. A metadata key is written in one form, and removed in every other it may have."""
         metadata = it.metadata or {}
