@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -18,11 +19,13 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from holdfast import UsageError
+from holdfast.agents import ReasoningDelta, TextDelta, ToolAnswered, ToolCalled
 from holdfast.cli import finding
-from holdfast.cli.answers import split
+from holdfast.cli.answers import Drawn, Tools, split
 from holdfast.cli.app import app
 from holdfast.sync import Session, Store
 from holdfast.testing.model_server import Answer, Call, ModelServer, Request
@@ -461,7 +464,9 @@ def test_ctrl_c_cancels_the_run_and_nothing_else(desk: Desk, person: Sit) -> Non
         "is stored,\n", "is stored, "
     )
     assert [(run.status, run.attempt) for run in desk.session().runs()] == [("cancelled", 1)]
-    it.types("half a li\x03")
+    it.types("half a li")
+    it.sees("half a li")
+    it.types("\x03")
     it.sees("Ctrl-D leaves\n> ")
     desk.hold.set()
     it.types("/retry\r")
@@ -500,6 +505,28 @@ def test_a_call_that_a_crash_left_in_doubt_is_decided_by_the_person_who_comes_ba
     back.types('{"left": 3}\r')
     back.sees("So it is.\n\n> ")
     assert desk.server.requests[-1].input[-1]["content"] == '{"left":3}'
+
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+def test_thoughts_are_folded_and_what_comes_apart_is_drawn_apart() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=60, markup=False, emoji=False)
+    with Drawn(console, Tools()) as drawn:
+        drawn.take(ReasoningDelta("The order is **A-17**, so I look "))
+        drawn.take(ReasoningDelta("for it.\n" + "Carefully. " * 20))
+        drawn.take(TextDelta("# One\n\nLet me see.\n"))
+        drawn.take(ToolCalled("1", "look", {"order": "A-17", "note": "\x1b[2J"}))
+        drawn.take(ToolAnswered("1", "look", {"at": "sea"}))
+        drawn.take(TextDelta("It is at **sea**."))
+    shown = [line.rstrip() for line in screen(file.getvalue()).split("\n")]
+    assert shown == [
+        "(thought, 29 words) The order is **A-17**, so I look for it…",
+        *("", "One", "", "Let me see.", ""),
+        '→ look(order="A-17", note="\\u001b[2J")  ← {"at": "sea"}',
+        *("", "It is at sea.", ""),
+    ]
 
 
 # --- Markdown in pieces ----------------------------------------------------------------------------------------------

@@ -97,10 +97,10 @@ class Terminal:
         for item in (shown,) if isinstance(shown, str) else shown:
             self.out.print(output.safe(item) if isinstance(item, str) else item)
 
-    def note(self, text: str) -> None:
-        """A remark beside the answer, on stderr; none with --json."""
+    def note(self, text: str, *, wrap: bool = True) -> None:
+        """A remark beside the answer, on stderr; none with --json. `wrap=False` leaves a line whole, for somebody to copy."""
         if not self.json:
-            output.console(stderr=True).print(output.safe(text), style="dim", soft_wrap=True)  # it may be a command to copy
+            output.console(stderr=True).print(output.safe(text), style="dim", soft_wrap=not wrap)
 
     def _found_url(self) -> str:
         url = self.url or os.environ.get(ENVIRONMENT)

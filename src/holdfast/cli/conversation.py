@@ -173,7 +173,7 @@ class Conversation:
     def _decided(self, it: Requirement) -> Decision | None:
         """Ask for a decision; None leaves it for later."""
         if not self.terminal.json:
-            console(stderr=True).print(told(it), style="yellow", soft_wrap=True)
+            console(stderr=True).print(told(it), style="yellow")
         try:
             return decided(it, self.ask) if self.lines.asks else None
         except HoldfastError as error:  # what was typed doesn't fit
@@ -208,14 +208,14 @@ class Conversation:
         if self.terminal.json:
             failed(type(error).__name__, message, as_json=True)
         else:
-            console(stderr=True).print(f"holdfast: {message}", style="red", soft_wrap=True)
+            console(stderr=True).print(f"holdfast: {message}", style="red")
 
     def _leave(self) -> None:
         if not self.over:
             self.remark("")
         if self.session.version:
             words = shlex.join([*self._words, "--session", self.session.id])
-            self.remark(f"session {self.session.id}: come back with\n  {words}")
+            self.terminal.note(f"session {self.session.id}: come back with\n  {words}", wrap=False)
 
 
 def _short(error: Exception) -> str:

@@ -145,7 +145,8 @@ async def retry(chat: Conversation, _: str) -> None:
     _there(chat)
     last = await chat.session.runs(last=1)
     if not last or last[0].status not in UNFINISHED:
-        raise UsageError(f"the last run is {last[0].status}: nothing to go on with" if last else "nothing was said yet")
+        told = " under way, or its process ended a moment ago: try again in a minute" if last and last[0].status == "running" else ""
+        raise UsageError(f"the last run is{told or f' {last[0].status}: nothing to go on with'}" if last else "nothing was said yet")
     await chat.go_on(last[0].id)
 
 
