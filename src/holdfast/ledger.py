@@ -27,7 +27,7 @@ _decode_head = msgspec.json.Decoder(Head).decode
 
 
 class Record(msgspec.Struct):
-    """All of one session. `number` is its place in the order of creation; `commits` is what each commit id did."""
+    """All of one session. `number` is its place in the order of creation; `commits` is what each commit id did that moved the version."""
 
     number: int
     stored_head: bytes
@@ -79,8 +79,10 @@ class Record(msgspec.Struct):
             self.entries.append(Entry(seq, it.id, it.kind, it.body, it.run_id, it.agent, it.time, head.version))
         for span in commit.hide:
             self._hide(span.first, span.last)
+        moved = not self.stored_head or head.version > self.head.version
         self.stored_head = _encode_head(head)
-        self.commits[commit.id] = (digest(commit), head.version, head.seq)
+        if moved or commit.erase is not None:
+            self.commits[commit.id] = (digest(commit), head.version, head.seq)
         if len(self.commits) > COMMITS_KEPT:
             del self.commits[next(iter(self.commits))]
 

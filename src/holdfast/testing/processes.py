@@ -12,7 +12,8 @@ from typing import Any
 _METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _context: Any = multiprocessing.get_context(_METHOD)
 if _METHOD == "forkserver":
-    _context.set_forkserver_preload(["__main__", "holdfast.testing", "holdfast.backends.sqlite"])
+    _drivers = [f"holdfast.backends.{name}" for name in ("dynamodb", "postgres", "redis", "sqlite")]
+    _context.set_forkserver_preload(["__main__", "holdfast.testing", *_drivers])  # one that isn't installed is left out
 
 Pipe = Connection
 
