@@ -31,6 +31,7 @@ from .writing import Write
 
 _PAGE_WORK = 500
 """Sessions that a page looks at where no index knows the answer."""
+_PLAN_ONCE = "-c plan_cache_mode=force_generic_plan"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 __all__ = ["PostgresBackend"]
@@ -199,17 +200,23 @@ def _checked_schema(name: str) -> str:
 
 def _connections(dsn: str, pool: Pool | None, size: int, *, pooler: bool) -> Connections:
     if pool is None:
-        return OwnPools(_conninfo(dsn), _where(dsn), size=size, pooler=pooler)
+        return OwnPools(_conninfo(dsn, planned=not pooler), _where(dsn), size=size, pooler=pooler)
     if dsn:
         raise InvalidValue("PostgresBackend takes a dsn or a pool, not both")
     return GivenPool(pool, _where(pool.conninfo) if isinstance(pool.conninfo, str) else "PostgreSQL")
 
 
-def _conninfo(dsn: str) -> str:
-    """What libpq is told: the caller's words, with a name and an end to waiting where they give none."""
+def _conninfo(dsn: str, *, planned: bool = False) -> str:
+    """What libpq is told: the caller's words, with a name and an end to waiting where they give none.
+
+    `planned`: a prepared statement is planned once. PostgreSQL would plan those with a LIMIT at each use, which takes longer than they do.
+    """
     given = _parsed(dsn)
-    ours = {"fallback_application_name": "holdfast", "connect_timeout": CONNECT_SECONDS}
-    return conninfo.make_conninfo(dsn, **{name: value for name, value in ours.items() if name not in given})
+    ours: dict[str, Any] = {"fallback_application_name": "holdfast", "connect_timeout": CONNECT_SECONDS}
+    told = {name: value for name, value in ours.items() if name not in given}
+    if planned:
+        told["options"] = f"{_PLAN_ONCE} {given.get('options', '')}".strip()
+    return conninfo.make_conninfo(dsn, **told)
 
 
 def _where(dsn: str) -> str:
