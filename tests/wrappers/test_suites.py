@@ -1,5 +1,7 @@
 """Each wrapper alone, and all of them on top of each other, keep every promise of what they wrap."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -99,3 +101,16 @@ class TestAllMemory(OverMemory):
 
 class TestAllSQLite(OverSQLite):
     wrap = staticmethod(all_of_them)
+
+
+def test_a_wrapper_s_packages_are_imported_when_it_is_asked_for() -> None:
+    code = """
+import sys, holdfast.wrappers
+def loaded(): print(*sorted({"cryptography", "opentelemetry"} & sys.modules.keys()))
+for name in ("RetriedBackend", "EncryptedBackend", "TracedBackend"): getattr(holdfast.wrappers, name); loaded()
+try: holdfast.wrappers.Nothing
+except AttributeError as error: print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    missing = "module 'holdfast.wrappers' has no attribute 'Nothing'"
+    assert ended.stdout.split("\n") == ["", "cryptography", "cryptography opentelemetry", missing, ""]
