@@ -18,7 +18,8 @@ from pydantic_ai.models.test import TestModel
 
 from holdfast import Message, MissingExtra, Native, Reasoning, Store, Text, ToolCall, ToolResult, UsageError, user
 from holdfast.adapters.openai_agents import HoldfastSession
-from holdfast.agents import Agent, Answered, Delta, Done, Engine, Said, Step, Turn
+from holdfast.agents import Agent, Answered, Delta, Done, Engine, Said, Turn
+from holdfast.agents.engine import Step
 from holdfast.agents.native import FORMAT
 from holdfast.testing.model_server import call
 
@@ -232,17 +233,9 @@ async def test_an_engine_of_ones_own(store: Store) -> None:
     events = await told(agent.run("you there", session_id="s", stream=True))
     assert "".join(map(str, events[:-1])) == "YOUTHERE"
     assert output_of(events).metrics.input_tokens == 5
-    assert await texts(await there(agent, "s")) == [
-        "be loud",
-        "hi",
-        "shout()",
-        "=HI",
-        "HI",
-        "you there",
-        "shout()",
-        "=YOU THERE",
-        "YOU THERE",
-    ]
+    log = await texts(await there(agent, "s"))
+    assert log[:5] == ["be loud", "hi", "shout()", "=HI", "HI"]
+    assert log[5:] == ["you there", "shout()", "=YOU THERE", "YOU THERE"]
     assert [it.text for it in parrot.turns[1].messages] == ["hi", "", "", "HI", "you there"]
     assert (parrot.turns[0].instructions, parrot.turns[0].session.id) == ("be loud", "s")
 

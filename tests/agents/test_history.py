@@ -23,9 +23,15 @@ IDS = st.sampled_from(["1", "2", "3", None])
 TEXTS = st.sampled_from(["", "hi", "a longer text " * 9])
 CALLS = st.lists(IDS.map(lambda id: ToolCall("look", id, {"n": 1})), max_size=3)
 RESULTS = st.lists(IDS.map(lambda id: ToolResult("seen", id)), max_size=2)
+
+
+def spoken(text: str, calls: list[ToolCall]) -> Message:
+    return Message("assistant", (*([Text(text)] if text else []), *calls))
+
+
 MESSAGES = st.one_of(
     TEXTS.map(user),
-    st.builds(lambda text, calls: Message("assistant", ((Text(text),) if text else ()) + tuple(calls)), TEXTS, CALLS),
+    st.builds(spoken, TEXTS, CALLS),
     RESULTS.map(lambda results: Message("tool", tuple(results), "look")),
     st.just(Message("system", (Text("be kind"),))),
 )

@@ -7,19 +7,14 @@ import threading
 from typing import Any
 
 import pytest
-from openai import APIStatusError
 from pydantic_ai.exceptions import ModelHTTPError
 
 from holdfast import (
     HoldfastError,
     InvalidId,
     InvalidValue,
-    Message,
     Session,
-    SessionBusy,
-    SessionNotFound,
     Store,
-    UsageError,
     assistant,
     user,
 )
@@ -279,7 +274,7 @@ async def test_an_error_of_the_model_leaves_the_input_and_the_status(models: Mod
 async def test_a_cut_connection_leaves_what_was_said(models: Models, memory: Store, stream: bool) -> None:
     server = models.serve([Answer(text="a long answer that is cut in its middle", cut=True)])
     agent = Agent(models.impatient(server), store=memory)
-    with pytest.raises(Exception, match="."):
+    with pytest.raises(Exception, match=r"."):
         await ended(agent, "hi", session_id="s", run_id="r1", stream=stream)
     session = await there(agent, "s")
     assert (await only_run(session)).status == "error"
@@ -339,7 +334,9 @@ async def test_cancelling_at_every_await_leaves_a_true_record(chat: Models, stor
         await until(lambda session=session: _free(session))
         assert (await texts(session))[0] == "hi"
         status, log = (await only_run(session)).status, await texts(session)
-        assert status == "cancelled" if task.cancelled() and log[-1] != "ok" else status == "completed" and log[-1] == "ok"
+        assert status in ("cancelled", "completed")
+        assert task.cancelled() or status == "completed"
+        assert status == "cancelled" or log[-1] == "ok"
         await chat.agent(["next"], store=store).run("go on", session_id=session.id, wait=5)
 
 
@@ -348,84 +345,7 @@ async def _free(session: Session) -> bool:
     return not session.info.running
 
 
-# --- whose it is -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("other", ["bob", None])
-async def test_a_session_of_another_user_does_not_exist(chat: Models, store: Store, other: str | None) -> None:
-    agent = chat.agent(echo, store=store)
-    await agent.run("hi", session_id="s", user_id="ada")
-    before = (await there(agent, "s", "ada")).version
-    for asked in (agent.run("hi", session_id="s", user_id=other), agent.run("hi", session_id="s", user_id=other, run_id="r")):
-        with pytest.raises(SessionNotFound):
-            await asked
-    with pytest.raises(SessionNotFound):
-        await agent.run("hi", session_id="s", user_id=other, stream=True).output()
-    with pytest.raises((SessionNotFound, UsageError)):
-        await agent.continue_run("r", session_id="s", user_id=other)
-    for asked in (agent.get_chat_history, agent.get_session_name):
-        with pytest.raises(SessionNotFound):
-            await asked("s", user_id=other)
-    assert await agent.get_session("s", user_id=other) is None
-    assert len(chat.requests) == 1
-    assert (await there(agent, "s", "ada")).version == before
-
-
-async def test_an_unowned_session_becomes_the_first_users(chat: Models, store: Store) -> None:
-    agent = chat.agent(echo, store=store)
-    await agent.run("hi", session_id="s")
-    await agent.run("hi", session_id="s", user_id="ada")
-    with pytest.raises(SessionNotFound):
-        await agent.run("hi", session_id="s")
-
-
-# --- two at once -----------------------------------------------------------------------------------------------------
-
-
-async def test_two_tasks_queue_in_order(models: Models, store: Store) -> None:
-    held = threading.Event()
-    server = models.serve([Answer(text="one", hold=held), "two"])
-    agent = models.agent(server, store=store)
-    first = asyncio.create_task(agent.run("a", session_id="s"))
-    await asyncio.to_thread(server.wait_for, 1)
-    second = asyncio.create_task(agent.run("b", session_id="s"))
-    with pytest.raises(SessionBusy):
-        await agent.run("c", session_id="s", wait=0)
-    held.set()
-    assert [(await first).content, (await second).content] == ["one", "two"]
-    assert await texts(await there(agent, "s")) == ["a", "one", "b", "two"]
-    assert sent(server.requests[1]) == ["a", "one", "b"]
-
-
-async def test_many_tasks_on_one_session_never_mix(chat: Models, store: Store) -> None:
-    agent = chat.agent(lambda request: f"to {sent(request)[-1]}", store=store)
-    await asyncio.gather(*(agent.run(f"q{n}", session_id="s") for n in range(12)))
-    log = await texts(await there(agent, "s"))
-    assert log[1::2] == [f"to {question}" for question in log[::2]]
-    assert len(log) == 24
-
-
-async def test_threads_with_loops_of_their_own_share_an_agent(models: Models, memory: Store) -> None:
-    agent = models.agent(lambda request: f"to {sent(request)[-1]}", store=memory)
-
-    def run(n: int) -> str:
-        return str(asyncio.run(agent.run(f"q{n}", session_id=f"s{n % 2}")))
-
-    assert await asyncio.gather(*(asyncio.to_thread(run, n) for n in range(6))) == [f"to q{n}" for n in range(6)]
-    logs = [await texts(await there(agent, f"s{n}")) for n in range(2)]
-    assert all(log[1::2] == [f"to {question}" for question in log[::2]] for log in logs)
-    assert sum(map(len, logs)) == 12
-
-
-def test_one_event_loop_after_another(models: Models) -> None:
-    agent = models.agent(echo, session_id="s")
-    answers = [asyncio.run(agent.run("hi")).content for _ in range(3)]
-    assert answers == ["1 heard", "3 heard", "5 heard"]
-
-
 def test_an_agent_is_nobody_until_it_runs(chat: Models) -> None:
     with ModelServer(echo) as server:
         agent = chat.agent(server, name="desk", tools=[])
     assert repr(agent) == "Agent('scripted', name='desk')"
-    assert isinstance(user("x"), Message)
-    assert APIStatusError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,15 @@ async def test_stores_by_url_are_shared_and_opened_when_used(chat: Models, tmp_p
     await one.store.close()
 
 
-def test_said_once_that_sessions_are_kept_in_memory(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from itertools import count
-
+async def test_said_once_that_sessions_are_kept_in_memory(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, memory: Store
+) -> None:
     monkeypatch.setattr("holdfast.agents.agent._said_once", count())
+    await Agent("test", store=memory).run("hi")
+    assert caplog.records == []
     agents = [Agent("test"), Agent("test")]
+    for agent in agents * 2:
+        await agent.run("hi", session_id="s")
     assert [record.message.partition(":")[0] for record in caplog.records] == ["no store was given"]
     assert agents[0].store is not agents[1].store
 

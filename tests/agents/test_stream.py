@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 import holdfast.sync
 from holdfast import Session, SessionBusy, Store, UsageError
-from holdfast.agents import Agent, ReasoningDelta, RunStarted, RunStream, TextDelta
+from holdfast.agents import Agent, ReasoningDelta, RunStarted, RunStream, TextDelta, ToolAnswered
 from holdfast.testing.model_server import Answer, Call, Request, call
 
 from .conftest import Models, only_run, output_of, sent, statuses, texts, there, told, until
@@ -93,34 +94,38 @@ async def test_an_abandoned_stream_leaves_the_input_what_was_said_and_the_status
 
 
 async def _abandoned(agent: Agent, how: str) -> None:
-    async def read() -> None:
-        async for event in stream:
-            if type(event).__name__ == "ToolAnswered":
-                return
-
-    async def read_on() -> None:
-        async for event in stream:
-            if type(event).__name__ == "ToolAnswered":
-                answered.set()
-
-    answered = asyncio.Event()
     stream = agent.run("hi", session_id="s", stream=True)
     if how == "left":
         with pytest.raises(ZeroDivisionError):
-            async with stream:
-                await read()
-                raise ZeroDivisionError
+            await _left(stream)
     elif how == "cancelled":
-        task = asyncio.create_task(read_on())
-        await answered.wait()
+        task = asyncio.create_task(_read(stream, forever=True))
+        await until(lambda: _answered(agent))
         task.cancel()
         await asyncio.wait({task})
     else:
-        await read()
+        await _read(stream)
         if how == "closed":
             await stream.aclose()
     del stream
     gc.collect()
+
+
+async def _left(stream: RunStream) -> None:
+    async with stream:
+        await _read(stream)
+        raise ZeroDivisionError
+
+
+async def _read(stream: RunStream, *, forever: bool = False) -> None:
+    async for event in stream:
+        if isinstance(event, ToolAnswered) and not forever:
+            return
+
+
+async def _answered(agent: Agent) -> bool:
+    session = await agent.get_session("s")
+    return session is not None and len(await texts(session)) == 3
 
 
 async def test_what_was_said_so_far_is_kept(models: Models, memory: Store) -> None:
@@ -145,8 +150,7 @@ async def test_an_error_comes_after_the_pieces(models: Models, memory: Store) ->
     pieces: list[str] = []
     stream = agent.run("hi", session_id="s", stream=True)
     with pytest.raises(Exception, match=r".") as caught:
-        async for event in stream:
-            pieces.append(str(event))
+        await _gathered(stream, pieces)
     assert "session_id='s'" in "".join(caught.value.__notes__)
     said = "".join(pieces)
     assert said
@@ -154,6 +158,11 @@ async def test_an_error_comes_after_the_pieces(models: Models, memory: Store) ->
     assert await texts(await there(agent, "s")) == ["hi", said]
     assert await statuses(await there(agent, "s")) == ["error"]
     assert await told(stream) == []
+
+
+async def _gathered(stream: RunStream, pieces: list[str]) -> None:
+    async for event in stream:
+        pieces.append(str(event))
 
 
 async def test_an_error_before_the_first_event_is_raised_at_the_first(chat: Models, memory: Store) -> None:
@@ -184,7 +193,7 @@ async def test_reasoning_is_told_apart_and_not_sent_as_text(chat: Models, store:
     from pydantic_ai import messages as ai
     from pydantic_ai.models.function import DeltaThinkingPart, FunctionModel
 
-    async def think(_: list[ai.ModelMessage], __: Any) -> Any:
+    async def think(_: list[ai.ModelMessage], __: Any) -> AsyncGenerator[Any]:
         yield {0: DeltaThinkingPart(content="hm, ")}
         yield {0: DeltaThinkingPart(content="yes")}
         yield "the answer"

@@ -20,7 +20,7 @@ from pydantic_ai.models.openai import OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from holdfast import Session, Store
-from holdfast.agents import Agent, Decision, tool
+from holdfast.agents import Agent, Decision, RunOutput, tool
 from holdfast.backend import Commit, Key, Outcome
 from holdfast.testing.model_server import ModelServer, call
 from holdfast.wrappers.base import Wrapper
@@ -75,10 +75,8 @@ async def work(job: dict[str, Any]) -> dict[str, Any]:
     tell("begun")
     decisions = [Decision(**it) for it in job.get("decisions", ())]
     at: dict[str, Any] = {"session_id": job["session"], "wait": 5.0} | ({"lease": job["lease"]} if "lease" in job else {})
-    if decisions:
-        output = await agent.continue_run(job["run_id"], decisions, **at)
-    else:
-        output = await agent.run(job["prompt"], run_id=job["run_id"], **at)
+    going = agent.continue_run(job["run_id"], decisions, **at) if decisions else agent.run(job["prompt"], run_id=job["run_id"], **at)
+    output: RunOutput = await going
     await store.close()
     asked = [[it.id, it.kind, it.call.arguments["n"]] for it in output.requirements]
     return {"status": output.status, "content": output.content, "asked": asked}

@@ -98,7 +98,7 @@ class Course:
     def __init__(self, bed: Bed, prompt: str, *, idempotent: bool = False, careful: bool = True) -> None:
         self.bed = bed
         self.id = f"s{len(bed.courses)}"
-        self.job = bed.job | {"session": self.id, "run_id": "r", "prompt": prompt, "idempotent": idempotent}
+        self.job: dict[str, Any] = bed.job | {"session": self.id, "run_id": "r", "prompt": prompt, "idempotent": idempotent}
         self.idempotent = idempotent
         self.careful = careful
         self.prompt = prompt
