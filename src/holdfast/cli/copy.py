@@ -34,9 +34,7 @@ async def copy(
     *,
     passes: Annotated[int, typer.Option(min=1, metavar="N", help="Go over the source at most so often, while it changes.")] = 10,
     compare: Annotated[bool, typer.Option("--verify/--no-verify", help="Read both sides whole in the end and compare them.")] = True,
-    last: Annotated[
-        bool, typer.Option("--finish", help="Then take out what copies are recognised by: this was the last time.")
-    ] = False,
+    last: Annotated[bool, typer.Option("--finish", help="Then take out what copies are recognised by: this was the last time.")] = False,
 ) -> None:
     """Copy every session of a tenant to another store, and what has changed since the last time. Can be interrupted and repeated.
 
@@ -89,7 +87,7 @@ def _whole(report: Report, verified: Verified | None) -> bool:
 
 def _told(terminal: Terminal, report: Report, verified: Verified | None, finished: int | None) -> Iterator[Any]:
     made = f"{report.made:,} made, {report.brought:,} brought up to date, {report.gone:,} taken away"
-    yield f"{counted(report.sessions, 'session')} in {counted(report.passes, 'pass').replace('passs', 'passes')}: {made}"
+    yield f"{counted(report.sessions, 'session')} in {'1 pass' if report.passes == 1 else f'{report.passes} passes'}: {made}"
     if verified is not None:
         yield f"verified: {counted(verified.same, 'session')} the same on both sides"
     moving = sorted({*report.moving, *(verified.moving if verified else ())})

@@ -13,12 +13,12 @@ from hashlib import blake2b
 import msgspec
 from msgspec.structs import replace
 
-from ..backend import Backend, BlobDrop, BlobPut, BlobRange, Head, Key, ReadPlan, StateRow
+from ..backend import Backend, BlobDrop, BlobPut, BlobRange, Head, Key, ReadPlan
 from ..errors import Corrupt
 from ..transfer import MARKS
 
 _NAME = "mark"
-MARK_PLAN = ReadPlan(blobs=(BlobRange(namespace=MARKS, keys=(_NAME,)),))
+_PLAN = ReadPlan(blobs=(BlobRange(namespace=MARKS, keys=(_NAME,)),))
 DROP_MARK = BlobDrop(MARKS, _NAME)
 
 
@@ -53,7 +53,6 @@ class Seen(msgspec.Struct, frozen=True):
 
     head: Head
     mark: Mark | None
-    state: dict[str, StateRow] | None = None
 
     @property
     def untouched(self) -> bool:
@@ -61,16 +60,16 @@ class Seen(msgspec.Struct, frozen=True):
         return self.mark is not None and self.mark.made == self.head.version
 
 
-async def look(backend: Backend, key: Key, plan: ReadPlan = MARK_PLAN) -> Seen | None:
+async def look(backend: Backend, key: Key) -> Seen | None:
     """What is at the destination, None for nothing; `Corrupt` where the mark can't be read."""
-    snapshot = await backend.read(key, plan)
+    snapshot = await backend.read(key, _PLAN)
     if snapshot is None:
         return None
     try:
         marks = [msgspec.json.decode(it.data or b"", type=Mark) for it in snapshot.blobs or []]
     except msgspec.DecodeError as error:
         raise Corrupt(f"{key}: its mark of a copy is not readable: {error}; delete the session there, and copy again") from error
-    return Seen(snapshot.head, marks[0] if marks else None, snapshot.state)
+    return Seen(snapshot.head, marks[0] if marks else None)
 
 
 def stage_of(key: Key) -> Key:

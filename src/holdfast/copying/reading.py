@@ -9,7 +9,7 @@ import msgspec
 from ..backend import Backend, Blob, BlobDrop, BlobPut, BlobRange, Head, Key, Put, Range, ReadPlan, Snapshot, Window
 from ..entries import Entry
 from ..transfer import MARKS
-from .marks import Mark, look
+from .marks import Mark
 
 PAGE_BYTES = 4 * 1024 * 1024
 """About how much is held of one session at a time, and written by one commit."""
@@ -116,8 +116,8 @@ async def _puts(snapshot: Snapshot, target: Backend, place: Key | None) -> tuple
     puts = tuple(Put(name, row.value) for name, row in rows.items())
     if not snapshot.state_whole or place is None:
         return puts
-    seen = await look(target, place, ReadPlan(state_since=0))
-    return puts + tuple(Put(name, None) for name in (seen.state if seen and seen.state else {}) if name not in rows)
+    there = await target.read(place, ReadPlan(state_since=0))
+    return puts + tuple(Put(name, None) for name in ((there and there.state) or {}) if name not in rows)
 
 
 # --- blobs: they have no versions, so that only a comparison tells which are new -------------------------------------
