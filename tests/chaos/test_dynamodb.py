@@ -21,7 +21,7 @@ from holdfast.testing.tools import blob, bodies, check_gapless, created, fresh, 
 
 from ..servers import dynamodb, free_port
 
-KILLS = 40
+KILLS = 30
 LARGE = 6 << 20
 
 

@@ -24,17 +24,21 @@ from .reading import blobs_in, journal, living, read
 from .writes import Writes, batch_prefix, begun, changed, checks_of, ended, grave_check, with_redo
 
 _KNOWN = 1024
-_PAGES = 4 * COMMITS_KEPT // layout.PAGE
+_PAGES, _KEYS = 4 * COMMITS_KEPT // layout.PAGE, 1024
 _COMPANY_SECONDS, _MOST_COMPANY = 0.003, 8
 _COPIED = ReadPlan(state_since=0, entries=Window(newest=False), blobs=(BlobRange(),))
 
 
 class Known(NamedTuple):
-    """What is remembered of a session: its head item as last seen, how many state items there were, whole pages of its journal."""
+    """What is remembered of a session: its head item as last seen, how many state items there were, and of its life two things more.
+
+    `pages`: whole pages of the journal. `keys`: versions that state keys have had; by now they may have newer ones.
+    """
 
     item: Item
     states: int | None
     pages: dict[int, bytes]
+    keys: dict[str, int]
 
 
 class Heads:
@@ -53,8 +57,10 @@ class Heads:
             old = self._known.pop(pk, None)
             if item is None:
                 return
-            pages = old.pages if old is not None and old.item["life"] == item["life"] and len(old.pages) < _PAGES else {}
-            self._known[pk] = Known(item, states if states is not None or old is None else old.states, pages)
+            same = old is not None and old.item["life"] == item["life"]
+            pages = old.pages if old is not None and same and len(old.pages) < _PAGES else {}
+            keys = old.keys if old is not None and same and len(old.keys) < _KEYS else {}
+            self._known[pk] = Known(item, states if states is not None or old is None else old.states, pages, keys)
             if len(self._known) > _KNOWN:
                 self._known.popitem(last=False)
 
@@ -120,7 +126,7 @@ class _Try:
                 item, fresh, self.kept = moved.item, True, moved.kept
                 patience.again(self.key)
             except UsageError as error:
-                if fresh or self.sure:
+                if fresh or self.sure or (isinstance(error, Conflict) and error.key is not None):
                     self._check_grave(error)
                     raise
                 item, fresh = self._fetch(), True
@@ -154,13 +160,24 @@ class _Try:
             return before
         if old is not None and stored is None and commit.create is not None and commit.create.incarnation == old.head.incarnation:
             raise self._gone()
-        wanted = {put.key: put.if_version or 0 for put in reversed(commit.puts)} if stored else {}
-        head = judge(key, stored.head if stored else None, commit, lambda name: wanted.get(name, 0))
+        versions = self._versions(stored) if stored is not None else {}
+        head = judge(key, stored.head if stored else None, commit, lambda name: versions.get(name, 0))
         if head is None:
             return self._delete(old)
         if stored is None or commit.erase is not None:
             return self._begin(old, stored, head)
         return self._change(stored, head, fresh)
+
+    def _versions(self, stored: Stored) -> dict[str, int]:
+        """The versions of keys that have an `if_version`: that very one, for DynamoDB checks it, or a newer one that the key has had.
+
+        `Conflict` for the latter is final, if it is not newer than the head that is judged: this commit can't have happened after it, and
+        had it happened before, it would be in the journal.
+        """
+        known = self.heads.get(self.pk)
+        asked = {put.key: put.if_version for put in reversed(self.commit.puts) if put.if_version}
+        seen = {name: known.keys.get(name, 0) for name in asked} if known else {}
+        return asked | {name: version for name, version in seen.items() if asked[name] < version <= stored.head.version}
 
     def _applied(self, stored: Stored, fresh: bool) -> Outcome | None:
         """The first result of this very commit, looked for in the journal after the version its author had seen."""
@@ -305,6 +322,11 @@ class _Try:
                 self._refused(ops, refused, found)
         if ops[0].act == "Put":
             self.heads.put(self.pk, ops[0].item)
+            self._learn({put.key: writes.stored.head.version for put in self.commit.puts if put.value is not None})
+
+    def _learn(self, versions: dict[str, int]) -> None:
+        if versions and (known := self.heads.get(self.pk)):
+            known.keys.update(versions)
 
     def _is_mine(self, writes: Writes, item: Item | None) -> bool:
         """Whether the head is what this very try has written: the answer to its first request was lost."""
@@ -331,6 +353,7 @@ class _Try:
                 item = items[name]
                 version = 0 if item is None or "gone" in item else int(item["version"]["N"])
                 if version != put.if_version:
+                    self._learn({put.key: version})
                     raise Conflict(put.if_version, version, key=put.key)
 
     def _resolve(self, writes: Writes) -> None:
