@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from holdfast import Session, Store, UsageError, user
+from holdfast import Session, Store, user
 from holdfast.agents import Agent, ToolAnswered, ToolCalled
 from holdfast.testing.model_server import Answer, Call, Request, call
 
@@ -268,23 +268,23 @@ async def test_a_tool_that_deletes_the_session(models: Models, store: Store) -> 
     assert not await store.has("s")
 
 
-async def test_a_run_within_a_run_of_the_same_session_is_refused_and_told(chat: Models, memory: Store) -> None:
-    inner = chat.agent(["inner"], store=memory)
+async def test_a_run_within_a_run_shares_its_claim(models: Models, memory: Store) -> None:
+    """By id or by object, one after the other or at once: nobody waits for himself, and each run is whole in the record."""
+    inner = models.agent(lambda request: f"to {sent(request)[-1]}", store=memory)
 
-    async def ask(session: Session, by: str) -> str:
-        try:
-            return (await (inner.run("x", session_id=session.id) if by == "id" else inner.run("x", session=session))).content
-        except UsageError as error:
-            return type(error).__name__
+    async def ask(session: Session, by: str, what: str) -> str:
+        given: dict[str, Any] = {"session_id": session.id} if by == "id" else {"session": session}
+        return (await inner.run(what, **given, wait=0)).content
 
-    async def aside() -> str:
-        return (await inner.run("x", session_id="other")).content
-
-    agent = chat.agent([call("ask", by="id"), call("ask", by="object"), call("aside"), "ok"], store=memory, tools=[ask, aside])
-    output = await asyncio.wait_for(agent.run("go", session_id="s"), 10)
+    asked = [Call("ask", {"by": by, "what": what}) for by, what in (("id", "a"), ("object", "b"), ("id", "c"), ("object", "d"))]
+    answers = [Answer(calls=(asked[0],)), Answer(calls=(asked[1],)), Answer(calls=tuple(asked[2:])), "ok", "fine"]
+    agent = models.agent(answers, store=memory, tools=[ask])
+    output = await asyncio.wait_for(agent.run("go", session_id="s", user_id="ada"), 20)
     assert output.content == "ok"
-    assert [text for text in await texts(await there(agent, "s")) if text.startswith("=")] == ["=UsageError", "=UsageError", "=inner"]
-    assert await texts(await there(agent, "other")) == ["x", "inner"]
+    session = await there(agent, "s", "ada")
+    assert sorted(text for text in await texts(session) if text.startswith("=")) == ["=to a", "=to b", "=to c", "=to d"]
+    assert (await statuses(session), session.info.running) == (["completed"] * 5, False)
+    assert (await agent.run("and now?", session_id="s", user_id="ada")).content == "fine"
 
 
 # --- how tools run ---------------------------------------------------------------------------------------------------
