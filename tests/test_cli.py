@@ -134,7 +134,7 @@ def test_a_session_of_another_user_or_tenant_does_not_exist(url: str) -> None:
     ("words", "code", "message"),
     [
         (("sessions", "list"), 2, "--store URL"),
-        (("sessions", "list", "-s", "oracle://x"), 2, "memory://, sqlite://"),
+        (("sessions", "list", "-s", "oracle://x"), 2, "memory://, postgres://"),
         (("sessions", "list", "-s", "sqlite:///missing.db"), 2, "missing.db: there is no such file"),
         (("sessions", "list", "-s", "sqlite:///notes.txt"), 1, "notes.txt: this file is not a SQLite database"),
         (("db", "status", "-s", "sqlite:///notes.txt"), 1, "notes.txt: this file is not a SQLite database"),
