@@ -138,7 +138,8 @@ async def file_store(tmp_path: Path) -> AsyncGenerator[Store]:
 
 async def ended(agent: Agent, prompt: Any, *, stream: bool, **options: Any) -> RunOutput:
     """The output of a run, whole or streamed."""
-    return await agent.run(prompt, stream=True, **options).output() if stream else await agent.run(prompt, **options)
+    run: Any = agent.run
+    return await run(prompt, stream=True, **options).output() if stream else await run(prompt, **options)
 
 
 async def told(events: Any) -> list[Event]:

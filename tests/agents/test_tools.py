@@ -273,8 +273,9 @@ async def test_a_run_within_a_run_shares_its_claim(models: Models, memory: Store
     inner = models.agent(lambda request: f"to {sent(request)[-1]}", store=memory)
 
     async def ask(session: Session, by: str, what: str) -> str:
-        given: dict[str, Any] = {"session_id": session.id} if by == "id" else {"session": session}
-        return (await inner.run(what, **given, wait=0)).content
+        if by == "id":
+            return (await inner.run(what, session_id=session.id, wait=0)).content
+        return (await inner.run(what, session=session, wait=0)).content
 
     asked = [Call("ask", {"by": by, "what": what}) for by, what in (("id", "a"), ("object", "b"), ("id", "c"), ("object", "d"))]
     answers = [Answer(calls=(asked[0],)), Answer(calls=(asked[1],)), Answer(calls=tuple(asked[2:])), "ok", "fine"]

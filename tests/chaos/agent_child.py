@@ -71,11 +71,11 @@ async def work(job: dict[str, Any]) -> dict[str, Any]:
         return f"paid {n}"
 
     pay_ = tool(idempotent=True)(pay) if job.get("idempotent") else pay
-    agent = Agent(model(job["base_url"]), store=Store(steps), tools=[pay_])
+    agent: Any = Agent(model(job["base_url"]), store=Store(steps), tools=[pay_])
     tell("begun")
     decisions = [Decision(**it) for it in job.get("decisions", ())]
     at: dict[str, Any] = {"session_id": job["session"], "wait": 5.0} | ({"lease": job["lease"]} if "lease" in job else {})
-    going = agent.continue_run(job["run_id"], decisions, **at) if decisions else agent.run(job["prompt"], run_id=job["run_id"], **at)
+    going: Any = agent.continue_run(job["run_id"], decisions, **at) if decisions else agent.run(job["prompt"], run_id=job["run_id"], **at)
     output: RunOutput = await going
     await store.close()
     asked = [[it.id, it.kind, it.call.arguments["n"]] for it in output.requirements]
