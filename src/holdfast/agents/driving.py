@@ -61,6 +61,7 @@ class Driving:
         self._before = _NOTHING
         self._plain: Any = None
         self._held: list[Requirement] = []
+        self._service: str | None = None
 
     async def go(self, emit: Emit) -> RunOutput:
         """Run; what happens is told to `emit` as it happens, the output last."""
@@ -168,10 +169,21 @@ class Driving:
 
     async def _context(self, started: list[Entry]) -> RunContext:
         """The run as middleware sees it, with what is sent of the past."""
-        past = await self._past(started)
+        self._service = self._serves()
+        past = await self._past(started) if self._service is None else None
         if past is not None:
             self.run.window["history"] = past.record()
+        if self._service is not None:
+            self.run.window["service"] = self._service
         return RunContext(self.crew.agent, self.session, self.run.id, self._told, past.messages if past else [])
+
+    def _serves(self) -> str | None:
+        """The provider's id of this conversation, where it is the source of the past; None where the session is."""
+        id = self.session.service_session_id
+        if id is not None and not isinstance(id, str):
+            raise UsageError(f"{self.session.key}: its service_session_id is no text: set the provider's id, or None")
+        wanted = self.orders.history is not None and self.orders.history.service
+        return id if id else "" if wanted else None
 
     async def _past(self, started: list[Entry]) -> Past | None:
         """What is sent of the session's past; older entries are read while the history asks for more than the first page holds."""
@@ -205,6 +217,7 @@ class Driving:
             rerun=rerun,
             executions={id: self._before.execution(self.run.id, id) for id in rerun},
             stream=self.orders.stream,
+            service=self._service,
             session=self.session,
             run_id=self.run.id,
             watched=Watched(self.session, self.run.id, self.crew.middleware) if self.crew.middleware else None,
@@ -266,6 +279,8 @@ class Driving:
         calls = calls_of(step.message) if step.acts else []
         self._count(input_tokens=step.input_tokens, output_tokens=step.output_tokens, model_calls=1, tool_calls=len(calls))
         self._acting = step.acts
+        if self._service is not None and step.service is not None and not step.acts:
+            self.session.service_session_id = step.service
         self._pending += step.before
         self._told += step.before
         whole, self._partial = self._partial, ""

@@ -37,6 +37,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     session: Session
     run_id: str
+    service: str | None = None
+    """The provider keeps the conversation, and no past is among the messages: its id of it, empty for a new one. None: it does not."""
     watched: Watched | None = None
     """Middleware to make model and tool calls through, where there is some."""
 
@@ -56,6 +58,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     """The model's whole answer to one request. `acts`: tools are about to be executed for it.
 
     `before`: messages of the engine's own that were part of the request and are not stored yet (a request to correct an output).
+    `service`: the id under which the provider goes on from here, where it keeps the conversation.
     """
 
     message: Message
@@ -63,6 +66,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     before: tuple[Message, ...] = ()
+    service: str | None = None
 
 
 class Answered(msgspec.Struct, frozen=True):

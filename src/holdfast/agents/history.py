@@ -28,15 +28,17 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the session's past a run sends: whole runs, the newest first, until one of the bounds is met; None is no bound.
 
     `tokens` are estimated: one for every four bytes of text. A run that is longer than the bounds all by itself is sent in part.
-    Without any number the newest 256 entries of the log are looked at, within 32,000 tokens.
+    Without any number the newest 256 entries of the log are looked at, within 32,000 tokens. `service`: the provider keeps the
+    conversation and is sent nothing but what is new (OpenAI's responses and conversations); the session's record is kept all the same.
     """
 
     runs: int | None = None
     messages: int | None = None
     tokens: int | None = None
+    service: bool = False
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
+        for name in ("runs", "messages", "tokens"):
             value = getattr(self, name)
             if value is not None and not (type(value) is int and value >= 0):
                 raise InvalidValue(f"History({name}={value!r}): give a whole number, or leave it out for no bound")

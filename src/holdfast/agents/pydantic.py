@@ -19,7 +19,7 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 from pydantic_core import to_jsonable_python
 from pydantic_graph import End
 
-from ..errors import InvalidValue, MissingExtra
+from ..errors import InvalidValue, MissingExtra, Unsupported
 from ..messages import Message
 from ..models import OpenAIChat, OpenAIResponses
 from ..requirements import Requirement
@@ -57,6 +57,7 @@ class PydanticEngine:
             deferred_tool_results=_approved(turn),
             output_type=self._output if self._holds else None,
             instructions=turn.instructions,
+            model_settings=_kept_by_provider(self.agent.model, turn.service),
             toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
             capabilities=[calls],
             conversation_id=turn.session.id,
@@ -92,6 +93,17 @@ class PydanticEngine:
 def _new_to(history: list[ai.ModelMessage], run_id: str) -> str | None:
     """The run's id for the engine; None for one of its own at another attempt, for it takes an id that is in its history for a mistake."""
     return None if any(message.run_id == run_id for message in history) else run_id
+
+
+def _kept_by_provider(model: Any, service: str | None) -> Any:
+    """Settings by which the provider goes on from what it keeps; `Unsupported` for one that keeps nothing."""
+    if service is None:
+        return None
+    if getattr(model, "system", None) != "openai" or "Responses" not in type(model).__name__:
+        fix = "use OpenAIResponses, or set session.service_session_id to None"
+        raise Unsupported(f"the provider of {model!r:.80} keeps no conversations: {fix}")
+    name = "openai_conversation_id" if service.startswith("conv_") else "openai_previous_response_id"
+    return {name: service or "auto"}
 
 
 class _Calls(AbstractCapability[Any]):
@@ -222,6 +234,7 @@ def _said(response: ai.ModelResponse, run: AgentRun[Any, Any], request: ai.Model
         input_tokens=response.usage.input_tokens,
         output_tokens=response.usage.output_tokens,
         before=before,
+        service=(response.provider_details or {}).get("conversation_id") or response.provider_response_id,
     )
 
 
