@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from holdfast import Store, user
-from holdfast.backend import Backend, BlobPut, ClaimAct, Commit, Create, Erase, Filter, HeadPatch, Key, Put, Range, ReadPlan
+from holdfast.backend import Backend, BlobPut, ClaimAct, Commit, Create, Erase, Filter, HeadPatch, Key, Outcome, Put, Range, ReadPlan
 from holdfast.backends.memory import MemoryBackend
 from holdfast.backends.sqlite import SQLiteBackend
 from holdfast.entries import NewEntry
-from holdfast.errors import CommitReused, Corrupt, InvalidValue, SessionBusy, SessionGone, SessionNotFound, TooLarge, Unsupported
+from holdfast.errors import CommitReused, Conflict, Corrupt, InvalidValue, SessionBusy, SessionGone, SessionNotFound, TooLarge, Unsupported
 from holdfast.ids import new_incarnation
 from holdfast.testing.tools import (
     EVERYTHING,
@@ -398,6 +398,24 @@ async def test_rotation_waits_for_nobody() -> None:
         await both.commit(key, writing(head, fence=head.fence, entries=notes("late")))
     with refused(SessionNotFound):
         await both.rotate(fresh())
+
+
+async def test_a_write_in_between_stops_a_rotation() -> None:
+    """What somebody wrote after the rotation had read the session is not lost: the rotation is refused, and told of by `rotate_all`."""
+
+    class Overtaken(Wrapper):
+        async def commit(self, key: Key, commit: Commit) -> Outcome:
+            await wrote(old, key, head, base=0, entries=notes("in between"))
+            return await self.inner.commit(key, commit)
+
+    inner, key = MemoryBackend(), fresh()
+    old = encrypted(inner)
+    head = await created(old, key, entries=notes("a"))
+    both = encrypted(Overtaken(inner), NEW, OLD)
+    with refused(Conflict):
+        await both.rotate(key)
+    assert list((await both.rotate_all(key.tenant)).left) == [key.session_id]
+    assert await bodies(both, key) == ["a", "in between", "in between"]
 
 
 async def test_all_are_rotated_in_pages_and_from_where_it_stopped() -> None:
