@@ -262,7 +262,7 @@ def agent_table(quick: bool) -> None:
     lengths, rounds = ([10, 1_000], 60) if quick else ([10, 1_000, 10_000], 300)
     for about, history in (("History(runs=10)", holdfast.History(runs=10)), ("the default history", holdfast.History())):
         runs = {past: agent_runs("awaited", past, rounds, history) for past in track(lengths, about, transient=True)}
-        table = Table(title=f"A run with {about}, real disk, the fastest tenth, milliseconds above the engine's own", title_justify="left")
+        table = Table(title=f"A run with {about}, real disk, the fastest runs, milliseconds above the engine's own", title_justify="left")
         table.add_column("sessions")
         for past, it in runs.items():
             table.add_column(f"{past:,} past runs ({it.sent} sent)", justify="right")
@@ -270,7 +270,7 @@ def agent_table(quick: bool) -> None:
         for name in agent.STORES:
             table.add_row(name, *(f"{it.above(name) * 1e3:.2f}" for it in runs.values()))
         console.print(table)
-    table = Table(title="1,000 past runs, History(runs=10), the fastest tenth, milliseconds above the engine's own", title_justify="left")
+    table = Table(title="1,000 past runs, History(runs=10), the fastest runs, milliseconds above the engine's own", title_justify="left")
     for column in ("run", agent.ENGINE, *agent.STORES):
         table.add_column(column, justify="left" if column == "run" else "right")
     for kind in agent.KINDS:
