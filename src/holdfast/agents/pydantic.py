@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import wraps
 from typing import Any, TypeGuard, cast
+from weakref import WeakKeyDictionary
 
 from pydantic.errors import PydanticUserError
 from pydantic_ai import Agent as PydanticAgent
@@ -36,6 +38,9 @@ class PydanticEngine:
 
     def __init__(self, model: Any) -> None:
         self.agent: PydanticAgent[Any, Any] = model if isinstance(model, PydanticAgent) else PydanticAgent(_model(model))
+        self._described = None if isinstance(model, Model | PydanticAgent) else model
+        self._unused = [self.agent.model]
+        self._models: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
         self._output: Any = [self.agent.output_type, DeferredToolRequests]
         self._holds = False
         self._prepared: tuple[Any, list[Tool[Any]], list[AbstractToolset[Any]]] | None = None
@@ -48,11 +53,24 @@ class PydanticEngine:
             self._prepared = (tools, [_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets)
         return self._prepared[1:]
 
+    def _model_here(self) -> Any:
+        """The model of this event loop, for the connections of its client belong to one; None where the model is somebody else's object."""
+        if self._described is None:
+            return None
+        loop = asyncio.get_running_loop()
+        if loop not in self._models:
+            try:
+                self._models[loop] = self._unused.pop()
+            except IndexError:
+                self._models[loop] = _model(self._described)
+        return self._models[loop]
+
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
         tools, sets = self.prepare(turn.tools)
         history, calls = native.requests(turn.messages), _capability(turn)
         async with self.agent.iter(
+            model=self._model_here(),
             message_history=history,
             deferred_tool_results=_approved(turn),
             output_type=self._output if self._holds else None,
