@@ -91,7 +91,7 @@ def copy_until_killed(source: Opener, target: Opener, pipe: Pipe) -> None:
     async def run() -> None:
         async with opened(source) as here, opened(target) as there:
             pipe.send("ready")
-            await copy(Pair(here, there, TENANT, "source"), passes=1_000_000)
-            pipe.send("done")
+            while True:
+                await copy(Pair(here, there, TENANT, "source"))
 
     asyncio.run(run())

@@ -206,6 +206,18 @@ async def test_deletions_that_the_source_has_forgotten_are_brought() -> None:
     await same(pair)
 
 
+async def test_a_source_that_was_set_back_is_copied_anew() -> None:
+    pair, backup = pair_in_memory(), MemoryBackend()
+    life = Create(new_incarnation())
+    for backend in (pair.source, backup):
+        await created(backend, key("s"), create=life, entries=notes("1"), puts=puts(a="1"))
+    await write(pair.source, "s", entries=notes("2"), puts=puts(a="2", b="2"))
+    await copy(pair)
+    pair = msgspec.structs.replace(pair, source=backup)
+    settled(await copy(pair))
+    await same(pair)
+
+
 class Hiding(MemoryBackend):
     """While a session is read in pages for the first time, an entry of the first page is hidden."""
 

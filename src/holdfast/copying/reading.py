@@ -61,6 +61,8 @@ async def change(source: Backend, key: Key, target: Backend, place: Key | None, 
     if base.incarnation not in (0, snapshot.head.incarnation):
         raise Moved
     head, entries = snapshot.head, snapshot.entries or []
+    if head.version < base.version or head.seq < base.seq:
+        raise TooMuch  # the source was set back, as by a backup: nothing of the copy is to be relied on
     room = PAGE_BYTES - sum(len(entry.body) for entry in entries)
     if len(entries) > page or (room < 0 and len(entries) > 1):
         raise TooMuch

@@ -43,7 +43,7 @@ class Stage:
         while True:
             window = Window(after=staged.mark.seq, limit=self.page, newest=False, hidden=True)
             snapshot = await self.source.read(self.key, ReadPlan(entries=window))
-            if snapshot is None or staged.mark.incarnation not in (0, snapshot.head.incarnation):
+            if snapshot is None or staged.mark.incarnation not in (0, snapshot.head.incarnation) or staged.mark.seq > snapshot.head.seq:
                 await self.drop()
                 raise Moved
             upto = snapshot.head.seq if upto is None else upto  # a writer as fast as we are must not keep us here
