@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -90,3 +92,26 @@ def test_one_event_loop_after_another(models: Models) -> None:
     agent = models.agent(echo, session_id="s")
     answers = [asyncio.run(agent.run("hi")).content for _ in range(3)]
     assert answers == ["1 heard", "3 heard", "5 heard"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a loop that ends leaves its client's connections open
+async def test_loops_at_the_same_time_have_connections_of_their_own(models: Models, memory: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most services keep a connection open; one that another loop has made can't be used."""
+    close = BaseHTTPRequestHandler.send_header
+
+    def keep(self: BaseHTTPRequestHandler, keyword: str, value: str) -> None:
+        if keyword != "connection":
+            close(self, keyword, value)
+
+    monkeypatch.setattr("holdfast.testing.model_server._Handler.send_header", keep)
+    agent = models.agent(lambda request: Answer(text=f"to {sent(request)[-1]}", delay=0.002), store=memory)
+
+    async def runs(n: int) -> list[str]:
+        outputs = [await asyncio.gather(*(agent.run(f"q{n}", session_id=f"{n} {m}") for m in range(3))) for _ in range(3)]
+        return [str(output) for some in outputs for output in some]
+
+    answers = await asyncio.gather(*(asyncio.to_thread(asyncio.run, runs(n)) for n in range(3)))
+    assert answers == [[f"to q{n}"] * 9 for n in range(3)]
+    assert await runs(4) == ["to q4"] * 9
+    del agent
+    gc.collect()
