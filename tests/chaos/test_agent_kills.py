@@ -109,7 +109,8 @@ class Course:
     def killed(self, *, stop_at: int | None = None, kill_after: float | None = None, decisions: Any = ()) -> None:
         """A process that runs it, or goes on with it, dies."""
         job = self.job | {"stop_at": stop_at, "lease": LEASE, "decisions": list(decisions)}
-        self.bed.warm.run(job, kill_after=kill_after)
+        gave = self.bed.warm.run(job, kill_after=kill_after)
+        assert kill_after is not None or not gave, f"the run never came to step {stop_at}: it has stored less often than it should"
         self.check_interrupted()
 
     def check_interrupted(self) -> None:
