@@ -119,6 +119,25 @@ async def test_a_loop_that_ends_takes_its_connections_along(url: str) -> None:
     await until(lambda: connections(name) == 0)
 
 
+def test_a_loop_may_end_while_its_pool_grows(url: str) -> None:
+    """`asyncio.run` returns although connections are being made at that moment."""
+    backend, key = from_url(url), fresh()
+    asyncio.run(created(backend, key))
+
+    async def several(number: int) -> None:
+        reads = {asyncio.ensure_future(backend.read(key, ReadPlan())) for _ in range(number)}
+        await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+
+    def in_a_loop(number: int) -> None:
+        asyncio.run(several(number))
+
+    async def all_of_them() -> None:
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(asyncio.to_thread(in_a_loop, 2 + n % 4) for n in range(60)))
+
+    asyncio.run(all_of_them())
+
+
 async def test_a_loop_closed_without_a_word_is_noticed(url: str) -> None:
     name = f"silent-{new_id()}"
     backend, key = from_url(f"{url}&application_name={name}"), fresh()
@@ -185,6 +204,7 @@ async def test_nobody_is_notified_while_nobody_watches(url: str) -> None:
         assert await next_one == head.version
         assert len([it async for it in ear.notifies(timeout=0.1)]) == 1
         await watching.aclose()
+        await until(lambda: shared().ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'") == [(0,)])
         await wrote(backend, key, head, entries=notes("unheard"))
         assert [it async for it in ear.notifies(timeout=0.1)] == []
 

@@ -32,6 +32,7 @@ CONNECT_SECONDS = 10
 """How long to wait for a connection,"""
 REFUSED_SECONDS = 2
 """and how long where the server refuses them: it may be starting."""
+_INSIST_SECONDS = 0.01
 _AGAIN = 10
 """How often work that the database refuses as not serializable is tried."""
 
@@ -46,6 +47,17 @@ class _Reporting(AsyncConnection[Any]):
         except psycopg.Error as error:
             failed(error)
             raise
+        except asyncio.CancelledError as error:
+            asyncio.get_running_loop().call_soon(_insist, asyncio.current_task())
+            error.__traceback__ = None  # its frames hold the half-made connection, which ends with them
+            raise asyncio.CancelledError from None
+
+
+def _insist(worker: asyncio.Task[Any] | None) -> None:
+    """Cancel a pool's worker until it ends: it takes a cancelled connect for a failed one, and `asyncio.run` would wait forever."""
+    if worker is not None and not worker.done():
+        worker.cancel()
+        asyncio.get_running_loop().call_later(_INSIST_SECONDS, _insist, worker)
 
 
 class Connections(Protocol):
