@@ -1,7 +1,8 @@
 """A pytest plugin for the SDK's suite (`pytest -p swap` in the root of its source): the sessions its tests make are ours.
 
-In the place of `SQLiteSession`, and of the list sessions that most tests of the runner use. What became of each test that made one of
-ours goes to the file $JUDGE_REPORT names, as JSON: `{test: "passed" | "failed" | "skipped"}`.
+In the place of `SQLiteSession`, and of the list sessions that most tests of the runner use; in the store that $JUDGE_STORE names, a SQLite
+file without it. What became of each test that made one of ours goes to the file $JUDGE_REPORT names, as JSON:
+`{test: "passed" | "failed" | "skipped"}`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from holdfast.adapters.openai_agents import HoldfastSession
 
 _numbers = itertools.count()
 _folder = tempfile.TemporaryDirectory(prefix="judge-")
-_shared = Store.open(f"sqlite:///{_folder.name}/all.db?synchronous=off").backend
+_shared = Store.open(os.environ.get("JUDGE_STORE") or f"sqlite:///{_folder.name}/all.db?synchronous=off").backend
+_run = os.urandom(4).hex()
 
 current = ""
 outcomes: dict[str, str] = {}
@@ -52,8 +54,8 @@ def pytest_sessionfinish() -> None:
 
 
 def fresh() -> Store:
-    """A store with nothing in it: a tenant of its own in one SQLite file."""
-    return Store(_shared, tenant=f"t{next(_numbers)}")
+    """A store with nothing in it: a tenant of its own in one database."""
+    return Store(_shared, tenant=f"{_run}-{next(_numbers)}")
 
 
 class SQLiteSession(HoldfastSession):

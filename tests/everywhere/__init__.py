@@ -1,0 +1,1 @@
+"""What is built on a store, judged on the databases of production."""
