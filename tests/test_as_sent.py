@@ -198,6 +198,8 @@ async def test_an_answer_that_was_broken_off_is_not_sent_by_the_next_try(desk: D
     await it.check()
     first, second = await as_sent(await it.session(), "r") or []
     assert (first.requests[0].whole, second.requests[0].whole) == (False, True)
+    await (await it.session()).rewind(to=0)
+    await it.check()
 
 
 async def test_results_that_people_gave_or_let_be_made_and_lost_ones(desk: Desks) -> None:

@@ -23,16 +23,17 @@ _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 _BREAK = re.compile(r"\n\s*\n(?=\S)(?![-*+] |\d+[.)] )")
 """Between two blocks: an empty line, and after it something that does not belong to a list above."""
 _THOUGHT, _CALL = 72, 100
-_OFTEN = 12
-"""Times a second that the screen is drawn anew."""
+TICK = 1 / 12
+"""Seconds between two ticks."""
 
 
 class Shown(Protocol):
-    """An answer on its way: enter it, let it `take` the events, leave it."""
+    """An answer on its way: enter it, let it `take` the events, leave it; now and then a `tick` shows that time goes by."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
     def take(self, event: Event) -> None: ...
+    def tick(self) -> None: ...
 
 
 class Plain:
@@ -61,6 +62,9 @@ class Plain:
         elif isinstance(event, ToolAnswered):
             self._note(self._tools.line(event))
 
+    def tick(self) -> None:
+        """Nothing moves."""
+
     def _end_line(self) -> None:
         if self._begun:
             sys.stdout.write("\n")
@@ -78,6 +82,9 @@ class Silent:
 
     def take(self, event: Event) -> None:
         """Show nothing."""
+
+    def tick(self) -> None:
+        """Nothing moves."""
 
 
 class Tools:
@@ -114,10 +121,11 @@ class Drawn:
         self._thought = ""
         self._last = ""
         self._waiting = "waiting for the session"
-        self._live = Live(console=console, transient=True, refresh_per_second=_OFTEN, get_renderable=self._now)
+        # Drawn by `tick`, not by a thread: what a thread draws between two steps of a print is not cleared by it.
+        self._live = Live(console=console, transient=True, auto_refresh=False, get_renderable=self._now)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -146,6 +154,10 @@ class Drawn:
                 self._tell(self._tools.line(event))
             case _:
                 pass
+
+    def tick(self) -> None:
+        """Draw what is not whole yet anew."""
+        self._live.refresh()
 
     def _told_thought(self) -> None:
         thought, self._thought = one_line(self._thought), ""

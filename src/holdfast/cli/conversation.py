@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +13,7 @@ import msgspec
 from .. import HoldfastError, Session, SessionGone, Store, ToolCall
 from ..agents.events import RunEnded, RunStarted, TextDelta
 from . import slash
-from .answers import Drawn, Plain, Shown, Silent, Tools
+from .answers import TICK, Drawn, Plain, Shown, Silent, Tools
 from .command import Terminal
 from .deciding import decided, told
 from .lines import Interrupted, Lines, interruptible, unechoed
@@ -141,7 +143,7 @@ class Conversation:
     async def _followed(self, stream: RunStream, shown: Shown) -> RunOutput:
         spoke = False
         async with stream:
-            with unechoed(), shown:
+            with unechoed(), shown, _ticking(shown):
                 async for event in stream:
                     spoke = spoke or bool(event.text)
                     if isinstance(event, RunStarted):
@@ -216,6 +218,22 @@ class Conversation:
         if self.session.version:
             words = shlex.join([*self._words, "--session", self.session.id])
             self.terminal.note(f"session {self.session.id}: come back with\n  {words}", wrap=False)
+
+
+@contextmanager
+def _ticking(shown: Shown) -> Generator[None]:
+    """Let it tick meanwhile."""
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            shown.tick()
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
 
 
 def _short(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import traceback
 from collections.abc import Generator, Mapping
@@ -28,8 +27,7 @@ def made(model: str, instructions: str | None, base_url: str | None) -> Agent:
     """An agent for one model; `base_url` is a service that speaks OpenAI's protocol."""
     from .. import Agent
 
-    with quietly():
-        return Agent(model if base_url is None else _elsewhere(model, base_url), instructions=instructions)
+    return Agent(model if base_url is None else _elsewhere(model, base_url), instructions=instructions)
 
 
 def _elsewhere(model: str, base_url: str) -> Any:
@@ -108,7 +106,7 @@ def _module(place: str) -> ModuleType:
     folder = str((path.parent if is_file else Path()).resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)  # as when Python is started there
-    with quietly(), _explained(place):
+    with _explained(place):
         return _loaded(path) if is_file else import_module(place)
 
 
@@ -133,14 +131,3 @@ def _explained(place: str) -> Generator[None]:
             raise UsageError(f"there is no module {place!r} here: name one, or a file such as desk.py:agent") from None
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(f"{place} can't be imported: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})") from error
-
-
-@contextmanager
-def quietly() -> Generator[None]:
-    """An agent without a store says that its sessions end with the process: here it gets one."""
-    log = logging.getLogger("holdfast")
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
