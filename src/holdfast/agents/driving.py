@@ -59,6 +59,7 @@ class Driving:
         self._blobs: tuple[BlobPut, ...] = ()
         self._acting = False
         self._before = _NOTHING
+        self._still: tuple[int, int] | None = None
         self._plain: Any = None
         self._held: list[Requirement] = []
         self._service: str | None = None
@@ -66,12 +67,12 @@ class Driving:
     async def go(self, emit: Emit) -> RunOutput:
         """Run; what happens is told to `emit` as it happens, the output last."""
         await self.crew.store.tidy()
+        patience = Patience(self.orders.wait)
         if self.orders.supplied:
-            self._before = await self._look_back()
+            self._before = await self._look_back(patience)
         output = None
         if not self._before.settled:
-            wait = self.orders.wait
-            async with in_line(self.session, wait) if self.run.root is None else nullcontext(Patience(wait)) as patience:
+            async with in_line(self.session, patience) if self.run.root is None else nullcontext():
                 started = await self._begin(patience)
                 if started is not None:
                     async with self.session.holding(self.run, self.orders.lease):
@@ -103,21 +104,26 @@ class Driving:
                 return await self._start(patience.left())
             except Conflict as conflict:
                 await patience.again(conflict)
-                self._before = await self._look_back()
+                self._before = await self._look_back(patience)
         return None
 
-    async def _look_back(self) -> Before:
-        """What the session knows of this run id."""
-        try:
-            run, found = await self.session.run_log(self.run.id)
-        except SessionNotFound:  # none yet, or another's: then the first commit says so
-            run, found = None, []
+    async def _look_back(self, patience: Patience) -> Before:
+        """What the session knows of this run id; a run under way is waited for, or taken over once its holder has stood still."""
+        while True:
+            try:
+                run, found = await self.session.run_log(self.run.id)
+            except SessionNotFound:  # none yet, or another's: then the first commit says so
+                run, found = None, []
+            if run is None or run.status != RUNNING or self.run.root is not None:
+                break
+            self._still = self.session.standing(patience)
+            if self._still is not None:
+                break
+            await patience.again(self.run.under_way())
         if run is None and self.orders.resume:
             raise UsageError(f"there is no run {self.run.id!r} in session {self.session.id!r}: nothing to continue")
         if run is None:
             return Before(version=self.session.version)
-        if run.status == RUNNING:
-            raise self.run.under_way()
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
         return look(run, found, self.session.version, self.orders, self.crew)
 
@@ -133,6 +139,7 @@ class Driving:
             new,
             wait=wait,
             lease=self.orders.lease,
+            still=self._still,
             expect=before.version if self.orders.supplied else None,
             entries=tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in before.decided.values()),
             hide=tuple(Range(seq, seq) for seq in sorted(before.stale)),
@@ -223,6 +230,7 @@ class Driving:
             watched=Watched(self.session, self.run.id, self.crew.middleware) if self.crew.middleware else None,
         )
         self._acting = bool(rerun)
+        final: Message | None = None
         async with aclosing(self.crew.engine.run(turn)) as steps:
             async for step in steps:
                 if isinstance(step, Done):
@@ -233,8 +241,10 @@ class Driving:
                     return
                 for event in await self._step(step):
                     emit(event)
-                if isinstance(step, Answered) and self.crew.options(step.message.name or "").final and not open_calls(self._told):
-                    context.answer = _text(results_of(step.message)[0].response)
+                if isinstance(step, Answered) and not step.failed and self.crew.options(step.message.name or "").final:
+                    final = step.message
+                if final is not None and not open_calls(self._told):
+                    context.answer = _text(results_of(final)[0].response)
                     return
         raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
 

@@ -70,9 +70,10 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """A tool has been executed: a message of role `tool` with its result."""
+    """A tool has been executed: a message of role `tool` with its result. `failed`: that says why there is none."""
 
     message: Message
+    failed: bool = False
 
 
 class Done(msgspec.Struct, frozen=True):

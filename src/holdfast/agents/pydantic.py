@@ -268,14 +268,14 @@ async def _answers(node: Any, run: AgentRun[Any, Any], stored: set[int]) -> Asyn
                 part = getattr(event, "part", None)
                 if _is_answer(part) and isinstance(event, ai.ToolResultEvent) and id(part) not in stored:
                     stored.add(id(part))
-                    yield Answered(native.answered(part))
+                    yield Answered(native.answered(part), failed=part.outcome != "success")
     except GeneratorExit:
         raise
     except BaseException:
         for part in _collected(run):
             if id(part) not in stored:
                 stored.add(id(part))
-                yield Answered(native.answered(part))
+                yield Answered(native.answered(part), failed=part.outcome != "success")
         raise
 
 
