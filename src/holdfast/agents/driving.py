@@ -31,6 +31,7 @@ from .engine import Answered, Delta, Done, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
 from .line import in_line
+from .members import cancel, run_id_of
 from .orders import Crew, Orders
 from .output import RunOutput
 from .watching import Watched
@@ -85,6 +86,7 @@ class Driving:
         """The run once it has begun."""
         emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
         if self._before.cancelled:
+            await self._cancel_members()
             return await self._stop(CANCELLED)
         if needs := waiting(self._before, open_calls(self._told), self.crew, self.run.id):
             return await self._stop(PAUSED, needs)
@@ -331,6 +333,15 @@ class Driving:
         self.run.metrics = self._used
 
     # --- the end ---
+
+    async def _cancel_members(self) -> None:
+        """Nobody is to decide any more for the members that this run waits for."""
+        if self.crew.member_of is None:
+            return
+        waited = {it.via.call for it in self._before.needs.asked.values() if it.via}
+        for call in open_calls(self._told):
+            if call.id in waited and (found := self.crew.member_of(call, self.session)) is not None:
+                await cancel(*found, run_id_of(self.run.id, str(call.id)))
 
     async def _finish(self, answer: Any) -> RunOutput:
         """Store the answer, and that the run is completed."""

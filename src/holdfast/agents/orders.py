@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..messages import Message
+from ..messages import Message, ToolCall
 from ..requirements import Decision
 from ..runs import LEASE
 from ..session import Session
@@ -54,6 +54,8 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     middleware: tuple[Middleware, ...] = ()
     prehooks: tuple[Prehook, ...] = ()
     posthooks: tuple[Posthook, ...] = ()
+    member_of: Callable[[ToolCall, Session], tuple[Any, Session] | None] | None = None
+    """Who works for a call, and in which session; None for one whose member there is no more."""
 
     def options(self, name: str) -> ToolOptions:
         """What is known of the tool with this name; of one of the engine's own nothing is."""

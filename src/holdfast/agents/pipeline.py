@@ -15,13 +15,13 @@ import msgspec
 
 from ..messages import Message, Native, Text, ToolCall, ToolResult
 from ..requirements import Requirement
-from ..runs import PAUSED
 from ..session import Session
 from ..values import decode, encode
 from .agent import Agent
 from .engine import Answered, Done, Held, Said, Turn
 from .engine import Step as Told
 from .history import results_of
+from .members import work
 from .steps import Condition, Loop, Parallel, Part, Router, Step, StepInput, StepOutput
 from .tools import Waits, as_model_sees, executing
 
@@ -42,9 +42,9 @@ class _Stopped(Exception):
 
 
 class Pipeline:
-    """The engine: `parts` one after the other. `session_of` gives the session an agent's step has."""
+    """The engine: `parts` one after the other. `session_of` gives the session that a step's agent has."""
 
-    def __init__(self, parts: Sequence[Part], session_of: Callable[[Agent, Session], Session]) -> None:
+    def __init__(self, parts: Sequence[Part], session_of: Callable[[Step, Session], Session]) -> None:
         self.parts = parts
         self.session_of = session_of
 
@@ -191,22 +191,13 @@ class Flow:
 
     async def _work(self, step: Step, path: str, given: StepInput) -> StepOutput:
         if isinstance(step.work, Agent):
-            made: Any = await self._agent(step.work, path, given.message)
+            session = self._pipeline.session_of(step, self._turn.session)
+            made: Any = (await work(step.work, given.message, session, self._turn.execution(path))).content
         elif inspect.iscoroutinefunction(step.work):
             made = await as_model_sees(step.work)(given)
         else:
             made = await asyncio.to_thread(as_model_sees(step.work), given)
         return made if isinstance(made, StepOutput) else StepOutput(content=made)
-
-    async def _agent(self, agent: Agent, path: str, message: str) -> Any:
-        """What an agent answers, in a session of its own beside the workflow's."""
-        session = self._pipeline.session_of(agent, self._turn.session)
-        run_id, call = f"{self._turn.run_id}.{path}", self._turn.execution(path)
-        going_on = agent.continue_run(run_id, call.decisions, session=session) if call.decisions else None
-        output = await (going_on or agent.run(message, session=session, run_id=run_id))
-        if output.status == PAUSED:
-            raise Waits(output.requirements)
-        return output.content
 
 
 def as_text(done: Done) -> str:

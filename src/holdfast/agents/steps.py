@@ -137,6 +137,16 @@ def leaves(parts: Sequence[Part]) -> list[Step]:
     return found
 
 
+def by_name(parts: Sequence[Part]) -> dict[str, Step]:
+    """Every step that does something; `InvalidValue` for two that are different and have one name."""
+    found: dict[str, Step] = {}
+    for step in leaves(parts):
+        other = found.setdefault(step.name, step)
+        if other.options != step.options or (other.work is not step.work and isinstance(step.work, Agent)):
+            raise InvalidValue(f"two different steps are called {step.name!r}: name one with Step(..., name=...)")
+    return found
+
+
 def listed(steps: Any) -> list[Any]:
     """Several steps, or one, as a list."""
     return list(cast("Sequence[Any]", steps)) if isinstance(steps, (list, tuple)) else [steps]

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..backend import HeadPatch
+import msgspec
+
 from ..errors import InvalidValue
 from ..info import SessionInfo
-from ..runs import PAUSED
+from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent
-from .output import RunOutput
-from .tools import ToolOptions, Waits, execution, marked
+from .members import beside, work
+from .tools import ToolOptions, execution, marked
 
 Mode = Literal["coordinate", "route"]
 _GUIDES: dict[Mode, str] = {
@@ -50,10 +51,12 @@ class Team(Agent):
         given = more.pop("instructions", None)
         tools = [*more.pop("tools", ()), self._delegate()]
         super().__init__(model, instructions=self._guided(given), tools=tools, **more)
+        self._crew = msgspec.structs.replace(self._crew, member_of=self._member_of)
 
     async def get_member_sessions(self, session_id: str | None = None, *, user_id: str | None = None) -> list[SessionInfo]:
-        """The members' own sessions under one of the team's, the newest first."""
-        return [it async for it in self.store.sessions(parent=self._id(session_id), user_id=user_id)]
+        """The members' own sessions under one of the team's, the newest first; `SessionNotFound` where there is none for this caller."""
+        session = await self._there(session_id, user_id)
+        return [it async for it in self.store.sessions(parent=session.id, user_id=session.info.user_id)]
 
     def _guided(self, given: Any) -> Any:
         """The leader's instructions: how to lead, whom, and what else was given."""
@@ -66,33 +69,22 @@ class Team(Agent):
     def _delegate(self) -> Any:
         names = ", ".join(self.members)
 
-        async def delegate(member: str, task: str, session: Session) -> str:
+        async def delegate(member: str, task: str, session: Session) -> Any:
             if member not in self.members:
-                return f"There is no member {member!r}. Members are: {names}."
-            return await self._work(self.members[member], task, session)
+                raise LookupError(f"there is no member {member!r}; members are: {names}")
+            it = self.members[member]
+            return (await work(it, task, self._session_of(it, session), execution())).content
 
         delegate.__doc__ = _DELEGATE.format(names=names)
         options = ToolOptions(delegates=True, final=self.mode == "route")
         return marked(delegate, options)
 
-    async def _work(self, member: Agent, task: str, session: Session) -> str:
-        """What the member answers; `Waits` while it waits for people."""
-        call = execution()
-        own = session if self._shares else self._session_of(member, session)
-        run_id = f"{call.run_id}.{call.call_id}"
-        if call.decisions:
-            output: RunOutput = await member.continue_run(run_id, call.decisions, session=own)
-        else:
-            output = await member.run(task, session=own, run_id=run_id)
-        if output.status == PAUSED:
-            raise Waits(output.requirements)
-        return output.text
-
     def _session_of(self, member: Agent, session: Session) -> Session:
-        """The member's own session beside the team's; what it is created with says whose it is."""
-        own = self.store.handle(f"{session.id}/{member.name}", user_id=session.user_id)
-        own.begins_with = HeadPatch(kind="member", parent=session.id)
-        return own
+        return session if self._shares else beside(self.store, session, str(member.name))
+
+    def _member_of(self, call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
+        member = self.members.get(call.arguments["member"])
+        return member and (member, self._session_of(member, session))
 
 
 def _about(member: Agent) -> str:

@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-from ..backend import HeadPatch
 from ..errors import InvalidValue
-from ..runs import PAUSED
+from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent
 from .history import History, calls_of, results_of
+from .members import beside, work
 from .orders import Crew
 from .pipeline import Pipeline
-from .steps import leaves, listed, ordered
-from .tools import ToolOptions, Waits, execution, marked, options_of
+from .steps import Step, by_name, listed, ordered
+from .tools import ToolOptions, execution, marked, options_of
 
 
 class StepProgress(msgspec.Struct, frozen=True):
@@ -50,8 +50,9 @@ class Workflow(Agent):
         self.steps = ordered(listed(steps), "Workflow")
         told: dict[str, Any] = {"add_history_to_context": add_workflow_history_to_steps, "history": History(runs=num_history_runs)}
         super().__init__(Pipeline(self.steps, self._session_of), name=name, **told, **more)
-        by_name = {step.name: (step.work, step.options) for step in leaves(self.steps)}
-        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=by_name)
+        self._leaves = by_name(self.steps)
+        known = {name: (step.work, step.options) for name, step in self._leaves.items()}
+        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known, member_of=self._member_of)
         if agent is not None:
             history_too: dict[str, Any] = {
                 "add_workflow_history_to_steps": add_workflow_history_to_steps,
@@ -72,23 +73,27 @@ class Workflow(Agent):
     def _spoken(self, agent: Agent, quiet: Workflow) -> Crew:
         """The crew of an agent that has the conversation, with the workflow as a tool of it."""
 
-        async def run_workflow(input: str, session: Session) -> str:
+        async def run_workflow(input: str, session: Session) -> Any:
             """Run the workflow on this input, and get its result. Use it for new work; answer from the conversation what is known."""
-            call = execution()
-            run_id = f"{call.run_id}.{call.call_id}"
-            going_on = quiet.continue_run(run_id, call.decisions, session=session) if call.decisions else None
-            output = await (going_on or quiet.run(input, session=session, run_id=run_id))
-            if output.status == PAUSED:
-                raise Waits(output.requirements)
-            return output.text
+            return (await work(quiet, input, session, execution())).content
+
+        def member_of(call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
+            return quiet, session
 
         it = marked(run_workflow, ToolOptions(delegates=True))
         theirs = agent.crew
-        by_name = {**theirs.by_name, "run_workflow": (it, options_of(it))}
-        return msgspec.structs.replace(theirs, agent=self, store=self.store, tools=(*theirs.tools, it), by_name=by_name)
+        return msgspec.structs.replace(
+            theirs,
+            agent=self,
+            store=self.store,
+            tools=(*theirs.tools, it),
+            by_name={**theirs.by_name, "run_workflow": (it, options_of(it))},
+            member_of=member_of,
+        )
 
-    def _session_of(self, agent: Agent, session: Session) -> Session:
-        """The session an agent's steps have beside the workflow's."""
-        own = self.store.handle(f"{session.id}/{agent.name or 'step'}", user_id=session.user_id)
-        own.begins_with = HeadPatch(kind="member", parent=session.id)
-        return own
+    def _session_of(self, step: Step, session: Session) -> Session:
+        return beside(self.store, session, step.work.name or step.name if isinstance(step.work, Agent) else step.name)
+
+    def _member_of(self, call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
+        step = self._leaves.get(call.name)
+        return (step.work, self._session_of(step, session)) if step is not None and isinstance(step.work, Agent) else None

@@ -1,0 +1,50 @@
+"""Agents that work for a run of another agent: beside its session, under run ids made of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import HeadPatch
+from ..ids import check_session_id
+from ..runs import PAUSED
+from ..session import Session
+from ..store import Store
+from .output import RunOutput
+from .tools import Execution, Waits
+
+
+def beside(store: Store, session: Session, name: str) -> Session:
+    """The session that a member of this name has beside `session`; what it is created with says whose it is."""
+    own = store.handle(check_session_id(f"{session.id}/{name}"), user_id=session.info.user_id)
+    own.begins_with = HeadPatch(kind="member", parent=session.id)
+    return own
+
+
+def run_id_of(run_id: str, call_id: str) -> str:
+    """The id of the run that a member has for this call."""
+    return f"{run_id}.{call_id}"
+
+
+async def work(member: Any, task: str, session: Session, call: Execution) -> RunOutput:
+    """The member's run for a call, begun or gone on with, at its end; `Waits` while it waits for people.
+
+    Decisions that it does not wait for any more are left out: it had them in an earlier round, or from somebody else.
+    """
+    run_id = run_id_of(call.run_id, call.call_id)
+    open = {it.id for it in await session.requirements()} if call.decisions else set[str]()
+    decisions = [it for it in call.decisions if it.requirement in open]
+    if decisions:
+        output: RunOutput = await member.continue_run(run_id, decisions, session=session)
+    else:
+        output = await member.run(task, session=session, run_id=run_id)
+    if output.status == PAUSED:
+        raise Waits(output.requirements)
+    return output
+
+
+async def cancel(member: Any, session: Session, run_id: str) -> None:
+    """Cancel the member's run if it waits for people."""
+    for it in await session.requirements():
+        if it.run_id == run_id:
+            await member.continue_run(run_id, [it.cancel()], session=session)
+            return
