@@ -79,12 +79,13 @@ class Run:
         *,
         wait: float = WAIT,
         lease: float = LEASE,
+        still: tuple[int, int] | None = None,
         entries: tuple[NewEntry, ...] = (),
         **parts: Any,
     ) -> Outcome:
         """The commit that `begin` makes, with more `entries` after the run's beginning and other `parts` as in `Commit`.
 
-        The id is taken to be new, or `attempt` to have been counted up.
+        The id is taken to be new, or `attempt` to have been counted up. `still`: the claim that was seen to stand still and is taken over.
         """
         time = now()
         added = (
@@ -99,7 +100,7 @@ class Run:
             if self.root is not None:
                 outcome = await self.session.write(entries=added, counts=counts, time=time, **parts)
             else:
-                take = ClaimAct("take", self.id, lease)
+                take = ClaimAct("take", self.id, lease, still)
                 outcome = await self.session.take(wait, take, entries=added, counts=counts, time=time, **parts)
         except BaseException as error:
             if not isinstance(error, Exception):

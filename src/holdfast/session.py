@@ -641,6 +641,11 @@ class Session:
         newest = await self.entries(last=last, kinds=(kinds.MESSAGE,))
         return newest[0].seq if newest else self._seen.seq + 1
 
+    def standing(self, patience: runs.Patience) -> tuple[int, int] | None:
+        """The (fence, beat) of the claim as last seen, once it has stood still for its lease before the eyes of `patience`."""
+        claim = self._seen.claim
+        return None if claim is None else patience.watch(self._seen.fence, claim.beat, claim.lease)
+
     async def take(self, wait: float, take: ClaimAct, **parts: Any) -> Outcome:
         """Commit `parts` together with taking the claim, as soon as it is free or has stood still for its lease."""
         if self._fence is not None:

@@ -22,8 +22,11 @@ from .requirements import Requirement
 from .rules import may_use
 from .session import Session
 from .wrappers.cache import CachedBackend
+from .wrappers.retry import RetriedBackend
 
 MAX_PAGE = 1000
+_AWAY_SECONDS = 5.0
+"""How long a store opened by URL tries again to reach a database that is away."""
 _CURSOR = 4096
 """A cursor is no longer than this; what it means is the backend's."""
 _SWEEP_EVERY, _SWEPT_AT_ONCE = 60.0, 20
@@ -93,9 +96,13 @@ class Store:
 
         `cache`: how many sessions to keep in memory, checked against the database at every use. `tenant`: nothing crosses tenants.
         `as_admin`: see every user's sessions. `ttl`: seconds after its last use a new session expires (see `sweep`). Options go in the URL:
-        `sqlite:///file.db?synchronous=normal&busy_timeout=5`. Raises `InvalidURL`, `MissingExtra`.
+        `sqlite:///file.db?synchronous=normal&busy_timeout=5`. A database over a network (`postgresql://`, `redis://`, `dynamodb://`) that
+        can't be reached is tried again for a few seconds. Raises `InvalidURL`, `MissingExtra`.
         """
-        return cls(backend_for(url), cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl)
+        backend = backend_for(url)
+        if not backend.capabilities.in_place:  # it is elsewhere, and may be away for a moment
+            backend = RetriedBackend(backend, deadline=_AWAY_SECONDS)
+        return cls(backend, cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl)
 
     @classmethod
     def shared(cls, store: Self | str) -> Self:

@@ -140,7 +140,7 @@ class Agent:
 
         The input is stored before the model is called, every tool's result before the model is asked again. One run at a time on a
         session: another waits up to `wait` seconds, then raises `SessionBusy` (0: at once). `run_id`: your own, to make a call safe to
-        repeat: a completed run is returned, a paused one as it waits, one under way is `SessionBusy`, one that failed goes on from what is
+        repeat: a completed run is returned, a paused one as it waits, one under way is waited for, one that failed goes on from what is
         stored. `lease`: if the process of this run gives no sign of life for so many seconds, others may take the session over. What the
         model's client raises is raised on, recorded as the run's error. Raises `SessionNotFound` on a session of another user.
         """

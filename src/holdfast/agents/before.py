@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -93,8 +94,8 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
     """What the entries of a run tell; `UsageError` where the call is not one for this run."""
     there = [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
     stored = [it for it in there if it.kind == kinds.MESSAGE]
-    said = [it.message() for it in stored[: len(orders.input)]]
-    if orders.input and said and said != list(orders.input):
+    said = list(takewhile(lambda it: it.role not in ("assistant", "tool"), [it.message() for it in stored]))
+    if orders.input and stored and said != list(orders.input):
         raise UsageError(
             f"run {orders.run_id!r} of {orders.session.key} was begun with another input: leave run_id out to start another run"
         )

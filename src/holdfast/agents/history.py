@@ -124,14 +124,17 @@ def _over(value: int, most: int | None) -> bool:
 
 
 def _end_of(group: Group, messages: int | None, tokens: int | None) -> Group:
-    """The newest messages of a group that is too long by itself."""
+    """What fits of a group that is too long by itself: what was asked, and the newest of what came of it."""
+    first, *rest = group.messages
+    kept = [first] if first[1].role == "user" and not _over(1, messages) and not _over(tokens_of(first[1]), tokens) else []
     end: list[tuple[int, Message]] = []
-    for pair in reversed(group.messages):
-        tokens = None if tokens is None else tokens - tokens_of(pair[1])
-        if _over(len(end) + 1, messages) or (tokens is not None and tokens < 0):
+    left = None if tokens is None else tokens - sum([tokens_of(message) for _, message in kept])
+    for pair in reversed(rest if kept else group.messages):
+        left = None if left is None else left - tokens_of(pair[1])
+        if _over(len(kept) + len(end) + 1, messages) or (left is not None and left < 0):
             break
         end.append(pair)
-    return _group(end[::-1])
+    return _group(kept + end[::-1])
 
 
 def tokens_of(message: Message) -> int:

@@ -17,21 +17,17 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Locks] = WeakKeyDictionary
 
 
 @asynccontextmanager
-async def in_line(session: Session, wait: float) -> AsyncGenerator[Patience]:
-    """The body has the session to itself on this loop. It waits up to `wait` seconds for its turn, then `SessionBusy`.
-
-    Yields what is left of the patience.
-    """
-    key = session.key
-    patience = Patience(wait)
+async def in_line(session: Session, patience: Patience) -> AsyncGenerator[None]:
+    """The body has the session to itself on this loop. It waits for its turn as long as the patience lasts, then `SessionBusy`."""
+    key, left = session.key, patience.left()
     locks = _locks.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     lock = locks.setdefault((id(session.backend), key), asyncio.Lock())
     try:
-        async with asyncio.timeout(wait if lock.locked() else None):
+        async with asyncio.timeout(left if lock.locked() else None):
             await lock.acquire()
     except TimeoutError:
-        raise SessionBusy(f"{key} is still held by another run after {wait:g} s: wait longer, or cancel that run") from None
+        raise SessionBusy(f"{key} is still held by another run after {left:.3g} s: wait longer, or cancel that run") from None
     try:
-        yield patience
+        yield
     finally:
         lock.release()

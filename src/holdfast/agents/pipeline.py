@@ -122,10 +122,10 @@ class Flow:
         return await self._route(part, path, content)
 
     async def _parallel(self, part: Parallel, path: str, content: Any) -> dict[str, Any]:
-        """All at once; whoever has to wait lets the others end first."""
+        """All at once; whoever has to wait lets the others end first. An error comes before a stop, a stop before a wait."""
         done = await asyncio.gather(*(self._part(it, f"{path}/{it.name}", content) for it in part.steps), return_exceptions=True)
         errors = [it for it in done if isinstance(it, BaseException)]
-        for error in sorted(errors, key=lambda it: isinstance(it, _Waiting)):
+        for error in sorted(errors, key=lambda it: (isinstance(it, _Waiting), isinstance(it, _Stopped))):
             raise error
         return dict(zip([it.name for it in part.steps], done, strict=True))
 
@@ -197,6 +197,7 @@ class Flow:
             made = await as_model_sees(step.work)(given)
         else:
             made = await asyncio.to_thread(as_model_sees(step.work), given)
+            made = await made if inspect.isawaitable(made) else made
         return made if isinstance(made, StepOutput) else StepOutput(content=made)
 
 

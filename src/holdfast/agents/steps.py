@@ -114,7 +114,7 @@ def ordered(steps: Sequence[Any], where: str) -> list[Part]:
     if not steps:
         raise InvalidValue(f"{where}: give one step at least")
     parts = [it if isinstance(it, _PARTS) else Step(it) for it in steps]
-    names = [it.name for it in parts]
+    names = [name for it in parts for name in (it.name, *([] if isinstance(it, Step | Parallel) else [f"{it.name}?"]))]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InvalidValue(f"{where}: two steps are called {min(twice)!r}: name one with Step(..., name=...)")
     return parts
@@ -153,6 +153,6 @@ def listed(steps: Any) -> list[Any]:
 
 
 def _checked(name: str, it: Any) -> str:
-    if not name or "/" in name or not name.isprintable() or len(name) > 100:
-        raise InvalidValue(f"step {it!r:.80} is called {name!r}: a name has 1 to 100 printable characters and no slash")
+    if not name or "/" in name or "#" in name or not name.isprintable() or len(name) > 100:
+        raise InvalidValue(f"step {it!r:.80} is called {name!r}: a name has 1 to 100 printable characters, no slash and no #")
     return name

@@ -38,6 +38,7 @@ async def create(terminal: Terminal) -> None:
     """Make what the database must have before its first use: DynamoDB's table. Where it is there already, nothing is done."""
     async with AsyncExitStack() as stack:
         backend = terminal.store(create=True).backend
+        backend = getattr(backend, "inner", backend)  # what is made is made once, and needs no second try
         stack.push_async_callback(backend.close)
         if not isinstance(backend, Creates):
             terminal.answer({"done": []}, "nothing to create: this store makes what it needs at its first use")

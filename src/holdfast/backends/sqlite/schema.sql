@@ -93,5 +93,5 @@ SELECT s.tenant, s.session_id, e.id & 4294967295 AS seq, datetime(e.time / 10000
           FROM json_each(CAST(e.body AS TEXT), '$.parts') AS p) AS text,
        CAST(e.body AS TEXT) AS body
   FROM sessions AS s CROSS JOIN entries AS e
- WHERE e.id BETWEEN s.n << 32 AND s.n << 32 | 4294967295 AND +e.kind = 'message'
+ WHERE e.id BETWEEN s.n << 32 AND s.n << 32 | 4294967295 AND +e.kind = 'message' AND json_valid(CAST(e.body AS TEXT))
    AND (s.expires IS NULL OR s.expires > CAST(strftime('%s', 'now') AS INTEGER) * 1000000);
