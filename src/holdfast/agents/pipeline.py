@@ -184,7 +184,8 @@ class Flow:
             self._others[path] = waits.requirements
             raise _Waiting from None
         except Exception as error:
-            await self._tell(Answered(_failure(step, path, error)))
+            if not step.options.delegates:  # an agent goes on in its own run, which has recorded it
+                await self._tell(Answered(_failure(step, path, error)))
             raise
         await self._tell(Answered(_success(step, path, output)))
         return output

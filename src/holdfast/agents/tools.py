@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints, overload
 
@@ -218,11 +218,18 @@ def _schema(hint: Any) -> dict[str, Any]:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(function, include_extras=True)
+        return get_type_hints(_written(function), include_extras=True)
     except NameError as error:
         raise InvalidValue(
             f"tool {name_of(function)!r}: its annotation {error.name!r} can't be found: import it at the module's top"
         ) from error
+
+
+def _written(it: Any) -> Any:
+    """Where the annotations of something that can be called are."""
+    if isinstance(it, partial):
+        return _written(cast("partial[Any]", it).func)
+    return it if inspect.isroutine(it) or inspect.isclass(it) else type(it).__call__
 
 
 def _session_in(hint: Any) -> Any:
