@@ -522,7 +522,7 @@ async def test_steps_are_told_as_events(memory: Store, work: Work) -> None:
 
 # --- values ----------------------------------------------------------------------------------------------------------
 
-VALUES = [
+VALUES: list[Any] = [
     {"a": [1, None, 2.5, True]},
     datetime.date(2026, 12, 24),
     decimal.Decimal("12.50"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from .. import entries as kinds
 from ..entries import Entry
 from ..errors import UsageError
 from ..ids import now
-from ..messages import Message, ToolCall, ToolResult
+from ..messages import Message, ToolCall, ToolResult, decode_message
 from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
 from ..runs import COMPLETED, PAUSED, RunInfo
 from .engine import Held
@@ -32,6 +32,8 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     needs: Needs = Needs({}, {})
     decided: dict[str, Decision] = {}
     """What is decided now, by this call or by time."""
+    sent: list[Message] = []
+    """What the model was sent in place of the input, if hooks had rewritten it."""
 
     @property
     def status(self) -> str | None:
@@ -94,7 +96,7 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
     """What the entries of a run tell; `UsageError` where the call is not one for this run."""
     there = [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
     stored = [it for it in there if it.kind == kinds.MESSAGE]
-    said = list(takewhile(lambda it: it.role not in ("assistant", "tool"), [it.message() for it in stored]))
+    said = list(takewhile(lambda it: not said_or_done(it), [it.message() for it in stored]))
     if orders.input and stored and said != list(orders.input):
         raise UsageError(
             f"run {orders.run_id!r} of {orders.session.key} was begun with another input: leave run_id out to start another run"
@@ -109,7 +111,28 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
             converted(crew.by_name[name][0], it.value)
     if run.status == PAUSED:
         decided |= {it.requirement: it for it in needs.expired(now())}
-    return Before(version=version, run=run, stored=stored, needs=needs, decided=decided)
+    return Before(version=version, run=run, stored=stored, needs=needs, decided=decided, sent=_sent(there))
+
+
+def said_or_done(message: Message) -> bool:
+    """Whether it is the model's or a tool's, and no input."""
+    return message.role in ("assistant", "tool")
+
+
+def rewritten(messages: list[Message], sent: list[Message]) -> list[Message]:
+    """A run's messages with what hooks had made of its input, if anything."""
+    return [*(sent or takewhile(lambda it: not said_or_done(it), messages)), *dropwhile(lambda it: not said_or_done(it), messages)]
+
+
+def _sent(entries: list[Entry]) -> list[Message]:
+    noted = [msgspec.json.decode(it.body, type=_Note) for it in entries if it.kind == kinds.NOTE]
+    changed = [it.input for it in noted if it.type == "sent" and it.input]
+    return list(takewhile(lambda it: not said_or_done(it), [decode_message(bytes(it)) for it in changed[-1]])) if changed else []
+
+
+class _Note(msgspec.Struct):
+    type: str = ""
+    input: list[msgspec.Raw] = []
 
 
 def open_calls(messages: list[Message]) -> list[ToolCall]:

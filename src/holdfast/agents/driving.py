@@ -26,7 +26,7 @@ from ..requirements import Requirement, entry_of
 from ..running import Run
 from ..runs import CANCELLED, COMPLETED, PAUSED, RUNNING, Metrics, Patience, through
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
-from .before import Before, held, look, open_calls, reruns, waiting
+from .before import Before, held, look, open_calls, reruns, rewritten, said_or_done, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
@@ -52,6 +52,8 @@ class Driving:
         self.run.root = None if outer is None else outer[1]
         self._told: list[Message] = []
         """Messages of this run, stored or about to be."""
+        self._given: list[Message] = []
+        """The same as hooks have left them so far."""
         self._pending: list[Message] = []
         self._notes: list[NewEntry] = []
         self._partial = ""
@@ -184,7 +186,13 @@ class Driving:
             self.run.window["history"] = past.record()
         if self._service is not None:
             self.run.window["service"] = self._service
-        return RunContext(self.crew.agent, self.session, self.run.id, self._told, past.messages if past else [])
+        self._given = rewritten(self._told, self._before.sent) if self._again else list(self._told)
+        return RunContext(self.crew.agent, self.session, self.run.id, self._given, past.messages if past else [])
+
+    @property
+    def _again(self) -> bool:
+        """Whether the model has been asked in this run before: the hooks before it have had their say."""
+        return any(said_or_done(it) for it in self._before.messages)
 
     def _serves(self) -> str | None:
         """The provider's id of this conversation, where it is the source of the past; None where the session is."""
@@ -209,8 +217,7 @@ class Driving:
 
     async def _around(self, context: RunContext, emit: Emit) -> None:
         crew = self.crew
-        again = any(it.role != "user" for it in self._told)  # the hooks before it have had their say
-        prehooks = () if again else crew.prehooks
+        prehooks = () if self._again else crew.prehooks
         await with_context(context, crew.providers, prehooks, crew.posthooks, lambda: self._drive(context, emit))
 
     async def _drive(self, context: RunContext, emit: Emit) -> None:
@@ -258,9 +265,9 @@ class Driving:
     def _note(self, context: RunContext) -> None:
         """Keep for the record what the model is sent and the session does not hold."""
         added = {source: [to_otel(it) for it in messages] for source, messages in context.context.items() if messages}
-        rewritten = [] if context.input == self._told else [to_otel(it) for it in context.input]
-        if added or rewritten or context.instructions:
-            body = {"type": "sent", "context": added, "input": rewritten, "instructions": context.instructions}
+        changed = [] if context.input == self._given else [to_otel(it) for it in context.input]
+        if added or changed or context.instructions:
+            body = {"type": "sent", "context": added, "input": changed, "instructions": context.instructions}
             self._notes.append(NewEntry(new_id(), kinds.NOTE, msgspec.json.encode(body), self.run.id, self.crew.name, now()))
 
     async def _instructions(self, context: RunContext) -> str | None:
