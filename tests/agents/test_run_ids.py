@@ -77,25 +77,25 @@ async def test_another_input_under_the_same_id_is_refused(chat: Models, memory: 
     assert (await texts(await there(agent, "s")), len(chat.requests)) == (["hi", "ok"], 1)
 
 
-async def test_a_run_under_way_is_refused(chat: Models, store: Store) -> None:
+async def test_a_run_under_way_is_waited_for_or_refused(chat: Models, store: Store) -> None:
     held = threading.Event()
     server = chat.serve([Answer(text="ok", hold=held)])
     agent = chat.agent(server, store=store)
     task = asyncio.create_task(agent.run("hi", session_id="s", run_id="r"))
     await asyncio.to_thread(server.wait_for, 1)
-    for again in (agent.run("hi", session_id="s", run_id="r"), agent.continue_run("r", session_id="s")):
+    for again in (agent.run("hi", session_id="s", run_id="r", wait=0), agent.continue_run("r", session_id="s", wait=0)):
         with pytest.raises(SessionBusy, match="'r'"):
             await again
+    joined = asyncio.gather(agent.run("hi", session_id="s", run_id="r"), agent.continue_run("r", session_id="s"))
+    await asyncio.sleep(0)
     held.set()
-    assert (await task).content == "ok"
+    assert {output.content for output in (await task, *await joined)} == {"ok"}
 
 
 async def test_the_same_run_from_many_tasks_runs_once(chat: Models, store: Store) -> None:
     agent = chat.agent(lambda _: "ok", store=store)
-    runs = [agent.run("hi", session_id="s", run_id="r") for _ in range(6)]
-    outcomes = await asyncio.gather(*runs, return_exceptions=True)
-    assert {type(it) for it in outcomes} <= {RunOutput, SessionBusy}
-    assert [it.content for it in outcomes if isinstance(it, RunOutput)]
+    outcomes = await asyncio.gather(*(agent.run("hi", session_id="s", run_id="r") for _ in range(6)))
+    assert {it.content for it in outcomes} == {"ok"}
     assert (len(chat.requests), await texts(await there(agent, "s"))) == (1, ["hi", "ok"])
 
 
