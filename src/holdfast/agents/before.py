@@ -79,17 +79,17 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
                 found.setdefault(self.needs.asked[id].holds, []).append(it)
         return found
 
-    def execution(self, run_id: str, call_id: str) -> Execution:
+    def execution(self, run_id: str, call_id: str, lease: float) -> Execution:
         """What a released call is to know when it is executed."""
         filled: dict[str, Any] = {}
-        decisions: list[Decision] = []
+        decisions: dict[str, Decision] = {}  # what was asked again, because a crash came before it was passed on, is decided by the last
         for it in self.released.get(call_id, []):
             via = self.needs.asked[it.requirement].via
             if via is None:
                 filled |= it.value if it.outcome == "answer" else {}
             elif it.outcome != "expired":  # theirs has expired too
-                decisions.append(msgspec.structs.replace(it, requirement=via.requirement))
-        return Execution(run_id=run_id, call_id=call_id, filled=filled, decisions=tuple(decisions))
+                decisions[via.requirement] = msgspec.structs.replace(it, requirement=via.requirement)
+        return Execution(run_id=run_id, call_id=call_id, lease=lease, filled=filled, decisions=tuple(decisions.values()))
 
 
 def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: Crew) -> Before:

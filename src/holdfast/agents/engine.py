@@ -13,6 +13,7 @@ import msgspec
 
 from ..messages import Message
 from ..requirements import Requirement
+from ..runs import LEASE
 from ..session import Session
 from .tools import Execution
 from .watching import Watched
@@ -35,6 +36,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     rerun: dict[str, dict[str, Any] | None] = {}
     executions: dict[str, Execution] = {}
     stream: bool = False
+    lease: float = LEASE
     session: Session
     run_id: str
     service: str | None = None
@@ -44,7 +46,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
     def execution(self, call_id: str) -> Execution:
         """What a tool may want to know while this call of it is executed."""
-        return self.executions.get(call_id) or Execution(run_id=self.run_id, call_id=call_id)
+        return self.executions.get(call_id) or Execution(run_id=self.run_id, call_id=call_id, lease=self.lease)
 
 
 class Delta(msgspec.Struct, frozen=True):

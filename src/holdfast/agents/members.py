@@ -34,9 +34,9 @@ async def work(member: Any, task: str, session: Session, call: Execution) -> Run
     open = {it.id for it in await session.requirements()} if call.decisions else set[str]()
     decisions = [it for it in call.decisions if it.requirement in open]
     if decisions:
-        output: RunOutput = await member.continue_run(run_id, decisions, session=session)
+        output: RunOutput = await member.continue_run(run_id, decisions, session=session, lease=call.lease)
     else:
-        output = await member.run(task, session=session, run_id=run_id)
+        output = await member.run(task, session=session, run_id=run_id, lease=call.lease)
     if output.status == PAUSED:
         raise Waits(output.requirements)
     return output

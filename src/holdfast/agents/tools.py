@@ -14,6 +14,7 @@ import msgspec
 
 from ..errors import InvalidValue
 from ..requirements import Decision, Field, Kind, Requirement
+from ..runs import LEASE
 from ..session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -153,10 +154,14 @@ def marked(function: F, options: ToolOptions) -> F:
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
-    """The call that is executed: which one of which run, what people filled in for it, and what they decided for whom it runs."""
+    """The call that is executed: which one of which run, what people filled in for it, and what they decided for whom it runs.
+
+    `lease`: the run's, in seconds, which those it runs have too.
+    """
 
     run_id: str = ""
     call_id: str = ""
+    lease: float = LEASE
     filled: Mapping[str, Any] = {}
     decisions: tuple[Decision, ...] = ()
 
