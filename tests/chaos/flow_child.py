@@ -16,7 +16,6 @@ from holdfast.testing.model_server import Answer, Call, ModelServer, Request, ca
 from ..agents.conftest import sent
 from .agent_child import Steps, model, tell
 
-
 PAYS = {"first": 1, "third": 3}
 """What the steps that are functions pay."""
 
@@ -86,7 +85,7 @@ async def work(job: dict[str, Any]) -> dict[str, Any]:
     tell("begun")
     decisions = [Decision(**it) for it in job.get("decisions", ())]
     at: dict[str, Any] = {"session_id": job["session"], "wait": 5.0} | ({"lease": job["lease"]} if "lease" in job else {})
-    going = flow.continue_run(job["run_id"], decisions, **at) if decisions else flow.run(job["kind"], run_id=job["run_id"], **at)
+    going: Any = flow.continue_run(job["run_id"], decisions, **at) if decisions else flow.run(job["kind"], run_id=job["run_id"], **at)
     output: RunOutput = await going
     await store.close()
     asked = [[it.id, it.kind, it.call.arguments.get("n") or PAYS.get(it.call.name)] for it in output.requirements]
