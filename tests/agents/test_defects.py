@@ -7,7 +7,6 @@ import datetime
 import decimal
 import json
 import math
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -401,7 +401,7 @@ async def test_a_locked_database_is_reported_as_completed(chat: Models, tmp_path
     async with Store.open(f"sqlite:///{tmp_path}/chat.db?busy_timeout=0.2") as store:
         agent = chat.agent(["1", "2", "3"], store=store)
         await agent.run("before", session_id="s")
-        other = sqlite3.connect(f"{tmp_path}/chat.db", isolation_level=None)
+        other: Any = apsw.Connection(f"{tmp_path}/chat.db")
         other.execute("begin immediate")
         with pytest.raises(StoreError):
             await agent.run("lost?", session_id="s")
@@ -469,7 +469,7 @@ async def test_the_conversations_id_in_the_traces_changes_or_is_missing(models: 
         await agent.run(prompt, session_id="s")
     spans = exporter.get_finished_spans()
     assert len(spans) >= 4, "a span for each run and one for each of its model calls"
-    assert {(it.attributes or {}).get("gen_ai.conversation.id") for it in spans} == {"s"}
+    assert {str((it.attributes or {}).get("gen_ai.conversation.id")) for it in spans} == {"s"}
 
 
 async def test_instructions_are_stored_with_every_run(chat: Models, store: Store) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from holdfast import Session, Store
 from holdfast.agents import Agent, Condition, Decision, Loop, Parallel, RunOutput, Step, StepInput, Team, Workflow, tool
@@ -81,11 +81,11 @@ async def work(job: dict[str, Any]) -> dict[str, Any]:
         steps.step()
         return f"paid {n}"
 
-    flow = made(job["kind"], job["base_url"], Store(steps), pay, confirm=job.get("confirm", False))
+    flow = cast("Any", made(job["kind"], job["base_url"], Store(steps), pay, confirm=job.get("confirm", False)))
     tell("begun")
     decisions = [Decision(**it) for it in job.get("decisions", ())]
     at: dict[str, Any] = {"session_id": job["session"], "wait": 5.0} | ({"lease": job["lease"]} if "lease" in job else {})
-    going: Any = flow.continue_run(job["run_id"], decisions, **at) if decisions else flow.run(job["kind"], run_id=job["run_id"], **at)
+    going = flow.continue_run(job["run_id"], decisions, **at) if decisions else flow.run(job["kind"], run_id=job["run_id"], **at)
     output: RunOutput = await going
     await store.close()
     asked = [[it.id, it.kind, it.call.arguments.get("n") or PAYS.get(it.call.name)] for it in output.requirements]
