@@ -97,7 +97,7 @@ def look(n: int) -> str:
 
 
 @BOTH
-async def test_everything_is_around_in_one_order(models: Models, store: Store, stream: bool) -> None:
+async def test_everything_is_around_in_one_order(models: Models, memory: Store, stream: bool) -> None:
     log: list[str] = []
 
     class Post(Posthook):
@@ -107,7 +107,7 @@ async def test_everything_is_around_in_one_order(models: Models, store: Store, s
 
     agent = models.agent(
         [call("look", n=1), "ok"],
-        store=store,
+        store=memory,
         tools=[look],
         middleware=[Log("A", log), Log("B", log)],
         prehooks=[Pre(log=log)],
@@ -145,9 +145,9 @@ async def test_everything_is_around_in_one_order(models: Models, store: Store, s
 
 
 @BOTH
-async def test_a_prehook_changes_what_is_sent_and_not_what_was_said(models: Models, store: Store, stream: bool) -> None:
+async def test_a_prehook_changes_what_is_sent_and_not_what_was_said(models: Models, memory: Store, stream: bool) -> None:
     first, second = Pre([user("rule"), user("hi!")]), Pre()
-    agent = models.agent(["ok"], store=store, prehooks=[first, second])
+    agent = models.agent(["ok"], store=memory, prehooks=[first, second])
     await ended(agent, "hi", stream=stream, session_id="s")
     assert sent(models.requests[0]) == ["rule", "hi!"]
     assert second.log == ["pre hi!"]
@@ -159,7 +159,7 @@ async def test_a_prehook_changes_what_is_sent_and_not_what_was_said(models: Mode
 @BOTH
 @pytest.mark.parametrize("reply", ["No.", assistant("No.")], ids=["text", "message"])
 async def test_a_prehook_that_answers_ends_the_run_and_what_it_wrote_is_kept(
-    models: Models, store: Store, stream: bool, reply: Any
+    models: Models, memory: Store, stream: bool, reply: Any
 ) -> None:
     class Limit(Prehook):
         async def on_run(self, session: Session, agent: Any, requests: list[Message]) -> Any:
@@ -167,7 +167,7 @@ async def test_a_prehook_that_answers_ends_the_run_and_what_it_wrote_is_kept(
             return reply
 
     later = Pre()
-    agent = models.agent([], store=store, prehooks=[Limit(), later], context_providers=[Provider("P", later.log)], posthooks=[Shouting()])
+    agent = models.agent([], store=memory, prehooks=[Limit(), later], context_providers=[Provider("P", later.log)], posthooks=[Shouting()])
     for _ in range(3):
         assert (await ended(agent, "hi", stream=stream, session_id="s")).content == "No."
     session = await there(agent, "s")
@@ -188,8 +188,8 @@ async def test_a_prehook_that_returns_nothing_of_use_is_named(chat: Models, memo
 
 
 @BOTH
-async def test_a_posthook_has_the_last_word_and_the_models_own_is_on_record(models: Models, store: Store, stream: bool) -> None:
-    agent = models.agent(["ok", "again"], store=store, posthooks=[Shouting()])
+async def test_a_posthook_has_the_last_word_and_the_models_own_is_on_record(models: Models, memory: Store, stream: bool) -> None:
+    agent = models.agent(["ok", "again"], store=memory, posthooks=[Shouting()])
     assert (await ended(agent, "hi", stream=stream, session_id="s")).content == "OK"
     session = await there(agent, "s")
     assert await texts(session) == ["hi", "OK"]
@@ -235,8 +235,8 @@ class Stub(Middleware):
 
 
 @BOTH
-async def test_a_run_may_be_answered_without_the_model(models: Models, store: Store, stream: bool) -> None:
-    agent = models.agent([], store=store, middleware=[Cached()])
+async def test_a_run_may_be_answered_without_the_model(models: Models, memory: Store, stream: bool) -> None:
+    agent = models.agent([], store=memory, middleware=[Cached()])
     assert (await ended(agent, "hi", stream=stream, session_id="s")).content == "cached hi"
     assert (await texts(await there(agent, "s")), models.requests) == (["hi", "cached hi"], [])
 
@@ -251,13 +251,13 @@ async def test_a_run_that_middleware_leaves_without_an_answer_has_none(chat: Mod
     assert (output.status, output.content, await texts(await there(agent, "s"))) == ("completed", None, ["hi"])
 
 
-async def test_a_model_call_may_be_answered_without_the_model(models: Models, store: Store) -> None:
-    agent = models.agent([], store=store, middleware=[Canned()])
+async def test_a_model_call_may_be_answered_without_the_model(models: Models, memory: Store) -> None:
+    agent = models.agent([], store=memory, middleware=[Canned()])
     assert (await agent.run("hi", session_id="s")).content == "canned"
     assert (await texts(await there(agent, "s")), models.requests) == (["hi", "canned"], [])
 
 
-async def test_what_a_model_call_is_sent_and_says_may_be_changed(models: Models, store: Store) -> None:
+async def test_what_a_model_call_is_sent_and_says_may_be_changed(models: Models, memory: Store) -> None:
     class Mask(Middleware):
         async def on_model_call(self, call: ModelCall, call_next: Next) -> None:
             call.messages = [user(it.text.replace("4111", "****")) if it.role == "user" else it for it in call.messages]
@@ -265,27 +265,27 @@ async def test_what_a_model_call_is_sent_and_says_may_be_changed(models: Models,
             assert call.answer is not None
             call.answer = assistant(call.answer.text.replace("****", "4111"))
 
-    agent = models.agent(["Your card is ****."], store=store, middleware=[Mask()])
+    agent = models.agent(["Your card is ****."], store=memory, middleware=[Mask()])
     assert (await agent.run("My card is 4111", session_id="s")).content == "Your card is 4111."
     assert sent(models.requests[0]) == ["My card is ****"]
     assert await texts(await there(agent, "s")) == ["My card is 4111", "Your card is 4111."]
 
 
 @BOTH
-async def test_a_tool_call_may_be_answered_without_the_tool(models: Models, store: Store, stream: bool) -> None:
-    agent = models.agent([call("look", n=7), "ok"], store=store, tools=[look], middleware=[Stub()])
+async def test_a_tool_call_may_be_answered_without_the_tool(models: Models, memory: Store, stream: bool) -> None:
+    agent = models.agent([call("look", n=7), "ok"], store=memory, tools=[look], middleware=[Stub()])
     await ended(agent, "hi", stream=stream, session_id="s")
     assert sent(models.requests[1])[-1] == "=stub 7"
 
 
-async def test_arguments_and_results_of_a_tool_may_be_changed(models: Models, store: Store) -> None:
+async def test_arguments_and_results_of_a_tool_may_be_changed(models: Models, memory: Store) -> None:
     class Double(Middleware):
         async def on_tool_call(self, call: ToolInvocation, call_next: Next) -> None:
             call.arguments["n"] *= 2
             await call_next()
             call.result += "!"
 
-    agent = models.agent([call("look", n=7), "ok"], store=store, tools=[look], middleware=[Double()])
+    agent = models.agent([call("look", n=7), "ok"], store=memory, tools=[look], middleware=[Double()])
     events = await told(agent.run("hi", session_id="s", stream=True))
     assert [it.response for it in events if isinstance(it, ToolAnswered)] == ["seen 14!"]
     assert (await texts(await there(agent, "s")))[2] == "=seen 14!"
@@ -368,7 +368,7 @@ async def test_middleware_shares_what_it_knows_of_the_run(chat: Models, memory: 
 
 
 @BOTH
-async def test_a_provider_adds_messages_instructions_and_tools(models: Models, store: Store, stream: bool) -> None:
+async def test_a_provider_adds_messages_instructions_and_tools(models: Models, memory: Store, stream: bool) -> None:
     class Rag(ContextProvider):
         async def before_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
             context.extend_messages(self.source_id, [user("Ants are small.")])
@@ -376,7 +376,7 @@ async def test_a_provider_adds_messages_instructions_and_tools(models: Models, s
             context.extend_tools(self.source_id, [look])
 
     server = models.serve([call("look", n=1), "ok", "fine"])
-    agent = Agent(models.model(server), store=store, instructions="Be short.", context_providers=[Rag("rag")])
+    agent = Agent(models.model(server), store=memory, instructions="Be short.", context_providers=[Rag("rag")])
     await ended(agent, "hi", stream=stream, session_id="s")
     assert sent(server.requests[0]) == ["Ants are small.", "hi"]
     assert "Be short.\\n\\nBe kind." in str(server.requests[0].body).replace("\n", "\\n")
@@ -390,7 +390,7 @@ async def test_a_provider_adds_messages_instructions_and_tools(models: Models, s
     assert sent(server.requests[2]) == ["hi", "look()", "=seen 1", "ok", "Ants are small.", "more"], "what was added is sent once"
 
 
-async def test_a_provider_has_a_state_of_its_own_in_the_session(models: Models, store: Store) -> None:
+async def test_a_provider_has_a_state_of_its_own_in_the_session(models: Models, memory: Store) -> None:
     class Counter(ContextProvider):
         async def before_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
             state["runs"] = state.get("runs", 0) + 1
@@ -398,7 +398,7 @@ async def test_a_provider_has_a_state_of_its_own_in_the_session(models: Models, 
         async def after_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
             state.setdefault("answers", []).append(context.answer)
 
-    agent = models.agent(["a", "b"], store=store, context_providers=[Counter("one"), Counter("two")])
+    agent = models.agent(["a", "b"], store=memory, context_providers=[Counter("one"), Counter("two")])
     for prompt in ("1", "2"):
         await agent.run(prompt, session_id="s")
     session = await there(agent, "s")
@@ -427,10 +427,12 @@ class Kept(HistoryProvider):
 
 
 @BOTH
-async def test_a_history_of_ones_own_is_the_one_source_and_the_session_keeps_its_record(models: Models, store: Store, stream: bool) -> None:
+async def test_a_history_of_ones_own_is_the_one_source_and_the_session_keeps_its_record(
+    models: Models, memory: Store, stream: bool
+) -> None:
     kept = Kept()
     kept.messages["s"] = [user("before"), assistant("long ago")]
-    agent = models.agent(["a", "b"], store=store, context_providers=[kept])
+    agent = models.agent(["a", "b"], store=memory, context_providers=[kept])
     for prompt in ("1", "2"):
         await ended(agent, prompt, stream=stream, session_id="s")
     assert sent(models.requests[1]) == ["before", "long ago", "1", "a", "2"]
@@ -464,13 +466,13 @@ async def test_what_a_history_keeps_is_chosen(
     assert (history.texts, sent(chat.requests[1])) == (kept, second)
 
 
-async def test_the_sessions_own_history_by_its_other_name(models: Models, store: Store) -> None:
+async def test_the_sessions_own_history_by_its_other_name(models: Models, memory: Store) -> None:
     server = models.serve(["a", "b", "c"])
-    agent = Agent(models.model(server), store=store, context_providers=[InMemoryHistoryProvider()])
+    agent = Agent(models.model(server), store=memory, context_providers=[InMemoryHistoryProvider()])
     for prompt in ("1", "2"):
         await agent.run(prompt, session_id="s")
     assert sent(server.requests[1]) == ["1", "a", "2"]
-    quiet = Agent(models.model(server), store=store, context_providers=[InMemoryHistoryProvider(load_messages=False)])
+    quiet = Agent(models.model(server), store=memory, context_providers=[InMemoryHistoryProvider(load_messages=False)])
     await quiet.run("3", session_id="s")
     assert sent(server.requests[2]) == ["3"]
     assert await texts(await there(agent, "s")) == ["1", "a", "2", "b", "3", "c"]
@@ -503,7 +505,7 @@ async def test_a_failed_run_is_not_saved_by_a_history_and_is_in_the_session(chat
 # --- pauses, and the cost --------------------------------------------------------------------------------------------
 
 
-async def test_a_run_that_goes_on_does_not_ask_its_prehooks_again(models: Models, store: Store) -> None:
+async def test_a_run_that_goes_on_does_not_ask_its_prehooks_again(models: Models, memory: Store) -> None:
     pre = Pre()
     log: list[str] = []
 
@@ -513,7 +515,7 @@ async def test_a_run_that_goes_on_does_not_ask_its_prehooks_again(models: Models
         return "paid"
 
     agent = models.agent(
-        [call("pay"), "ok"], store=store, tools=[pay], prehooks=[pre], posthooks=[Shouting()], context_providers=[Provider("P", log)]
+        [call("pay"), "ok"], store=memory, tools=[pay], prehooks=[pre], posthooks=[Shouting()], context_providers=[Provider("P", log)]
     )
     paused = await agent.run("hi", session_id="s")
     assert (paused.status, log) == ("paused", ["P before"]), "what comes after a run comes after its end"
@@ -532,7 +534,7 @@ async def test_a_run_that_failed_in_the_model_asks_them_anew(chat: Models, memor
     assert pre.log == ["pre hi"] * 2
 
 
-async def test_what_a_prehook_rewrote_is_what_a_continued_run_sends(models: Models, store: Store) -> None:
+async def test_what_a_prehook_rewrote_is_what_a_continued_run_sends(models: Models, memory: Store) -> None:
     """The model that asked for the tool is told the same story when the tool has answered."""
 
     @tool(confirm=True)
@@ -540,7 +542,7 @@ async def test_what_a_prehook_rewrote_is_what_a_continued_run_sends(models: Mode
         """Pay."""
         return "paid"
 
-    agent = models.agent([call("pay"), call("pay"), "ok"], store=store, tools=[pay], prehooks=[Pre([user("a secret is kept")])])
+    agent = models.agent([call("pay"), call("pay"), "ok"], store=memory, tools=[pay], prehooks=[Pre([user("a secret is kept")])])
     paused = await agent.run("the secret is 42", session_id="s")
     again = await agent.continue_run(paused, [paused.requirements[0].approve()])
     await agent.continue_run(again, [again.requirements[0].approve()])
