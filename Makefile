@@ -10,8 +10,8 @@ help: ## list the targets
 demo: .venv/.ready ## see it work
 	@.venv/bin/python examples/demo.py
 
-test: .venv/.ready ## run the tests
-	@.venv/bin/python -m pytest $(ARGS)
+test: .venv/.ready ## run the tests, in two processes
+	@.venv/bin/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 docs: .venv/.ready ## run the code blocks of the documentation
 	@.venv/bin/python -m pytest tests/test_docs.py $(ARGS)

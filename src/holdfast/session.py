@@ -196,7 +196,13 @@ class Session:
             except Conflict as conflict:
                 await patience.again(conflict)
             else:
+                await self._look_who_waits()
                 return len(gone)
+
+    async def _look_who_waits(self) -> None:
+        """After a rewind: a run that waited for people may be gone."""
+        if self._seen.waiting and not await self.requirements():
+            await self.write(patch=HeadPatch(waiting=False), staged=False)
 
     async def pop(self) -> Message | None:
         """Hide the newest message and return it; None when there is none."""

@@ -201,14 +201,22 @@ async def test_tls_with_an_unknown_certificate(it: Server) -> None:
             await created(trusting, fresh())
 
 
-@pytest.mark.skipif(system_redis() is None, reason="the system has no redis-server (with TLS of its own)")
-async def test_tls_of_the_server_s_own() -> None:
-    found, folder, port = system_redis(), certificates(), free_port()
-    assert found is not None
-    files = ("--tls-cert-file", f"{folder}/server.crt", "--tls-key-file", f"{folder}/server.key", "--tls-ca-cert-file", f"{folder}/ca.crt")
-    with server(found, "--tls-port", str(port), "--tls-auth-clients", "no", *files):
-        async with opened(partial(from_url, f"rediss://127.0.0.1:{port}/0?ca={folder}/ca.crt")) as backend:
-            await created(backend, fresh(), entries=notes("a"))
+if system_redis() is not None:
+
+    async def test_tls_of_the_server_s_own() -> None:
+        found, folder, port = system_redis(), certificates(), free_port()
+        assert found is not None
+        files = (
+            "--tls-cert-file",
+            f"{folder}/server.crt",
+            "--tls-key-file",
+            f"{folder}/server.key",
+            "--tls-ca-cert-file",
+            f"{folder}/ca.crt",
+        )
+        with server(found, "--tls-port", str(port), "--tls-auth-clients", "no", *files):
+            async with opened(partial(from_url, f"rediss://127.0.0.1:{port}/0?ca={folder}/ca.crt")) as backend:
+                await created(backend, fresh(), entries=notes("a"))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-CACHE = Path(__file__).parents[2] / ".judges"
+from tests.cache import CACHE, alone
 
 
 class Source(NamedTuple):
@@ -23,8 +23,9 @@ class Source(NamedTuple):
     def unpack(self, into: Path, *wanted: str) -> Path:
         """The folder with those of its files and folders that are `wanted`. Skips the test when pip's index can't be reached."""
         archive = CACHE / self.file
-        if not archive.exists():
-            self._fetch()
+        with alone():
+            if not archive.exists():
+                self._fetch()
         assert hashlib.sha256(archive.read_bytes()).hexdigest() == self.sha256, f"{archive} is not {self.project} {self.version} as pinned"
         root = self.file.removesuffix(".tar.gz")
         with tarfile.open(archive) as tar:
@@ -37,7 +38,6 @@ class Source(NamedTuple):
 
     def _fetch(self) -> None:
         """pip asks a distribution for its metadata, which runs its build backend: the one requirements.lock has installed."""
-        CACHE.mkdir(exist_ok=True)
         listed = CACHE / f"{self.project}.txt"
         listed.write_text(f"{self.project}=={self.version} --hash=sha256:{self.sha256}\n")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "30"]

@@ -26,9 +26,9 @@ import pytest
 
 from holdfast.backends.dynamodb import DynamoDBBackend
 
+from ..cache import CACHE, alone
 from . import free_port, listening, serving
 
-CACHE = Path(__file__).parents[2] / ".judges"
 REGION = "eu-central-1"
 TABLE = "holdfast"
 
@@ -111,6 +111,11 @@ def running(command: list[str], port: int, environment: dict[str, str]) -> Gener
 @cache
 def dynoxide_binary() -> Path:
     """The path of the server, fetched and checked."""
+    with alone():
+        return _dynoxide()
+
+
+def _dynoxide() -> Path:
     folder = CACHE / "dynoxide"
     archive = folder / "dynoxide-linux-x64-1.2.1.tgz"
     if not archive.exists():
@@ -139,6 +144,11 @@ def npm() -> list[str]:
 @cache
 def ministack_binary() -> Path:
     """The path of the server in its venv, made and filled from the locked list beside this file."""
+    with alone():
+        return _ministack()
+
+
+def _ministack() -> Path:
     folder, wanted = CACHE / f"ministack-{MINISTACK}", Path(__file__).with_name("ministack.lock")
     binary, done = folder / "bin" / "ministack", folder / "installed"
     if not done.exists():

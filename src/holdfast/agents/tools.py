@@ -139,6 +139,7 @@ def as_model_sees(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs, **given())
 
     call: Any = awaited if inspect.iscoroutinefunction(function) else plain
+    call.__name__ = name_of(function)
     call.__annotations__ = {name: hint for name, hint in hints.items() if name not in mine and name not in asked}
     call.__signature__ = inspect.signature(function).replace(parameters=shown)  # what inspect.signature reads
     return call
