@@ -395,7 +395,7 @@ ORDER = Order(7, Status.PAID, [Line("a", Decimal("1.50"), ("x", "y"))])
 UNREGISTERED = [Status.PAID, Rank.LOW, Access.READ | Access.WRITE, ORDER, User(name="Ada", rank=Rank.HIGH), Wallet({3, 1})]
 
 
-@pytest.mark.parametrize("value", UNREGISTERED, ids=repr)
+@pytest.mark.parametrize("value", UNREGISTERED, ids=lambda value: type(value).__name__)
 def test_an_unregistered_class_comes_back_tagged_and_unchanged(value: object) -> None:
     data = encode({"it": value})
     back = decode(data)["it"]
@@ -568,7 +568,7 @@ REGISTERED: list[object] = [
 ]
 
 
-@pytest.mark.parametrize("value", REGISTERED, ids=repr)
+@pytest.mark.parametrize("value", REGISTERED, ids=lambda value: type(value).__name__)
 def test_a_registered_class_comes_back_as_itself(value: object) -> None:
     back = decode(encode([value]))[0]
     assert type(back) is type(value)

@@ -265,7 +265,7 @@ VALUES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 async def test_a_value_that_is_no_json_loses_the_session(models: Models, store: Store, value: Any) -> None:
     def keep(session: Session) -> str:
         """Keep it."""

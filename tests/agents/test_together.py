@@ -107,7 +107,7 @@ async def test_loops_at_the_same_time_have_connections_of_their_own(models: Mode
     agent = models.agent(lambda request: Answer(text=f"to {sent(request)[-1]}", delay=0.002), store=memory)
 
     async def runs(n: int) -> list[str]:
-        outputs = [await asyncio.gather(*(agent.run(f"q{n}", session_id=f"{n} {m}") for m in range(3))) for _ in range(3)]
+        outputs = [await asyncio.gather(*(agent.run(f"q{n}", session_id=f"{n} {m}") for m in range(3))) for _ in range(3)]  # noqa: F821  # deleted at the end
         return [str(output) for some in outputs for output in some]
 
     answers = await asyncio.gather(*(asyncio.to_thread(asyncio.run, runs(n)) for n in range(3)))

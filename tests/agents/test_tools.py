@@ -77,7 +77,11 @@ class Unspeakable:
     pass
 
 
-@pytest.mark.parametrize("result", [Unspeakable(), [Unspeakable()], float("nan"), b"\xff\x00", {1: b"\xfe"}, "\ud800", lambda: 5], ids=repr)
+@pytest.mark.parametrize(
+    "result",
+    [Unspeakable(), [Unspeakable()], float("nan"), b"\xff\x00", {1: b"\xfe"}, "\ud800", lambda: 5],
+    ids=lambda result: type(result).__name__,
+)
 async def test_what_no_json_can_hold_ends_in_one_clear_way(chat: Models, memory: Store, result: Any) -> None:
     """Whether it is told to the model in some form or raised: the session is sound and goes on."""
 

@@ -536,7 +536,7 @@ VALUES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 async def test_what_a_step_gives_is_the_same_on_another_try(store: Store, work: Work, value: Any) -> None:
     got: list[Any] = []
 
