@@ -127,7 +127,11 @@ def _dynoxide() -> Path:
     binary = folder / "package" / "dynoxide"
     if not binary.exists():
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            found = tar.extractfile("package/dynoxide")
+            assert found is not None, f"{archive} holds no package/dynoxide"
+            binary.parent.mkdir(exist_ok=True)
+            binary.write_bytes(found.read())
+        binary.chmod(0o755)
     return binary
 
 
