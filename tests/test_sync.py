@@ -42,6 +42,7 @@ ENGINE = {
         "running_here",
         "standing",
         "key",
+        "life",
         "record_run",
         "run_log",
         "take",
@@ -49,7 +50,7 @@ ENGINE = {
     },
     "Agent": {"crew"},
     "RunStream": {"aclose"},
-    "Run": {"add", "again", "begin", "end", "fail", "metrics", "record", "root", "start", "under_way", "unsaved", "window"},
+    "Run": {"add", "again", "before", "begin", "end", "fail", "metrics", "record", "root", "start", "under_way", "unsaved", "window"},
 }
 """What is public for the engine's own modules and the adapters, which are asynchronous themselves."""
 ONLY_BLOCKING = {

@@ -37,6 +37,8 @@ class Run:
         self.ended = False
         self.metrics: Metrics | None = None
         """What the run has used so far: stored with its end, however it ends."""
+        self.before = Metrics()
+        """What of `metrics` earlier tries have used, and the session has counted."""
         self.window: dict[str, Any] = {}
         """What the model was sent, for the record: stored with the run's end, and with its beginning as far as it is known then."""
         self.unsaved: tuple[Message, ...] = ()
@@ -96,23 +98,24 @@ class Run:
         counts = counts_of(added) + Counts(runs=int(not self.again))
         if self.agent:
             parts["patch"] = msgspec.structs.replace(parts.get("patch") or HeadPatch(), agent=self.agent)
+        id = new_id()
         try:
             if self.root is not None:
                 outcome = await self.session.write(entries=added, counts=counts, time=time, **parts)
             else:
                 take = ClaimAct("take", self.id, lease, still)
-                outcome = await self.session.take(wait, take, entries=added, counts=counts, time=time, **parts)
+                outcome = await self.session.take(wait, take, id=id, fresh=True, entries=added, counts=counts, time=time, **parts)
         except BaseException as error:
             if not isinstance(error, Exception):
-                await through(self._give_up(error))
+                await through(self._give_up(error, id))
             raise
         assert outcome.head is not None
         self.fence = outcome.head.fence
         return outcome
 
-    async def _give_up(self, error: BaseException) -> None:
+    async def _give_up(self, error: BaseException, taken: str) -> None:
         """Cancelled while the first commit was under way: if it went through, this run has begun and ends here."""
-        fence = await self.session.fence_of(self.id)
+        fence = await self.session.fence_of(taken)
         if fence is not None:
             self.fence = fence
             await self.fail(error)
@@ -145,7 +148,7 @@ class Run:
         time, metrics = now(), metrics or self.metrics
         event = RunEvent(FORM, status, self.attempt, metrics, error, self.window, self.root)
         added = (*self._messages(messages, time), *entries, self._event(event, time))
-        counts = counts_of(added) + _tokens(metrics)
+        counts = counts_of(added) + _tokens(metrics, self.before)
         release = ClaimAct("release") if self.root is None else None
         outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=release, time=time, **parts)
         self.ended = True
@@ -167,7 +170,7 @@ class Run:
         """Store the whole run, driven elsewhere, as it ended; the claim isn't touched."""
         time = now()
         added = (self._event(RunEvent(FORM, status, self.attempt, metrics, error), time),)
-        counts = counts_of(added) + _tokens(metrics) + Counts(runs=1)
+        counts = counts_of(added) + _tokens(metrics, self.before) + Counts(runs=1)
         patch = HeadPatch(agent=self.agent) if self.agent else None
         await self.session.write(entries=added, counts=counts, time=time, patch=patch, staged=False)
         self.ended = True
@@ -201,5 +204,8 @@ def counts_of(added: tuple[NewEntry, ...]) -> Counts:
     return Counts(messages=sum([entry.kind == kinds.MESSAGE for entry in added]), bytes=sum([len(entry.body) for entry in added]))
 
 
-def _tokens(metrics: Metrics | None) -> Counts:
-    return Counts() if metrics is None else Counts(input_tokens=metrics.input_tokens, output_tokens=metrics.output_tokens)
+def _tokens(metrics: Metrics | None, before: Metrics) -> Counts:
+    """The tokens of `metrics` that are not counted yet."""
+    if metrics is None:
+        return Counts()
+    return Counts(input_tokens=metrics.input_tokens - before.input_tokens, output_tokens=metrics.output_tokens - before.output_tokens)

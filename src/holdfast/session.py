@@ -50,7 +50,8 @@ from .values import decode, encode
 FORM = 1
 _CHAT_ROLES = ("user", "assistant")
 _MOST = 2**53
-_current: ContextVar[Session | None] = ContextVar("holdfast_session", default=None)
+_current: ContextVar[tuple[Session, int, str] | None] = ContextVar("holdfast_session", default=None)
+"""The session of the run that is under way here, the fence of its claim, and the run that holds it."""
 
 
 class Session:
@@ -70,7 +71,6 @@ class Session:
         self._head: Head | None = None
         self._service_id: Any = UNSET
         self._fence: int | None = None
-        self._holder = ""
         self.begins_with: HeadPatch | None = None
         """For a handle that has read nothing: what the session has in its head from its first write on, should that create it."""
 
@@ -216,6 +216,7 @@ class Session:
             except Conflict as conflict:
                 await patience.again(conflict)
             else:
+                await self._look_who_waits()
                 return newest[0].message()
 
     async def replace(self, messages: Sequence[Message], *, expect: int | None = None) -> int:
@@ -241,6 +242,7 @@ class Session:
                     raise
                 await patience.again(conflict)
             else:
+                await self._look_who_waits()
                 return outcome.version
 
     async def delete(self) -> None:
@@ -375,12 +377,12 @@ class Session:
     @asynccontextmanager
     async def claim(self, *, wait: float = WAIT, lease: float = LEASE, holder: str | None = None) -> AsyncGenerator[int]:
         """Hold the right to run; yields its fence. Waits up to `wait` seconds for another holder, then raises `SessionBusy`."""
-        holder = holder or new_id()
+        id = new_id()
         try:
-            taken = (await self.take(wait, ClaimAct("take", holder, lease), staged=False)).head
+            taken = (await self.take(wait, ClaimAct("take", holder or id, lease), id=id, fresh=True, staged=False)).head
         except BaseException as error:
             if not isinstance(error, Exception):  # cancelled, and it may have gone through
-                await runs.through(self._release_of(holder))
+                await runs.through(self._release_of(id))
             raise
         assert taken is not None
         fence = taken.fence
@@ -408,8 +410,8 @@ class Session:
     async def holding(self, run: Run, lease: float) -> AsyncGenerator[None]:
         """The body of a run that has begun: it is kept alive meanwhile and this is the `current` session; however it ends is recorded."""
         outer = _current.get()
-        _current.set(self)
-        with self._beating(run.fence, lease, run.id) if run.root is None else nullcontext():
+        _current.set((self, run.fence, run.root or run.id))
+        with self._beating(run.fence, lease) if run.root is None else nullcontext():
             try:
                 yield
                 if not run.ended:
@@ -424,19 +426,22 @@ class Session:
                 _current.set(outer)
 
     def running_here(self) -> tuple[Session, str] | None:
-        """The handle that holds this very session for a run that is under way around the caller, and the id of that run."""
-        outer = _current.get()
-        if outer is None or outer._fence is None or outer.backend is not self.backend or outer.key != self.key:
+        """The handle that holds this very session for a run that is under way around the caller, and the id of that run.
+
+        None for another caller than the run's own, and once the claim of that run has ended.
+        """
+        outer, fence, holder = _current.get() or (None, 0, "")
+        if outer is None or outer._fence != fence or outer.backend is not self.backend or outer.key != self.key:
             return None
-        return outer, outer._holder
+        return (outer, holder) if outer.user_id == self.user_id else None
 
     @staticmethod
     def current() -> Session:
         """The session of the run that is under way here: in a tool, in a hook, in the body of `session.run`."""
-        session = _current.get()
-        if session is None:
+        found = _current.get()
+        if found is None:
             raise UsageError("no run is under way here: Session.current() is for tools, hooks and the body of a run")
-        return session
+        return found[0]
 
     # --- moving ---
 
@@ -494,6 +499,11 @@ class Session:
                 return value
 
     @property
+    def life(self) -> int:
+        """The mark of this life of the session, which ends with `clear` and `delete`."""
+        return self._seen.incarnation
+
+    @property
     def backend(self) -> Backend:
         """Where the session is stored."""
         return self._linked.backend
@@ -542,6 +552,7 @@ class Session:
         self,
         *,
         id: str | None = None,
+        fresh: bool = False,
         time: int | None = None,
         staged: bool = True,
         puts: tuple[Put, ...] = (),
@@ -555,7 +566,8 @@ class Session:
         """One commit of this handle, `parts` as in `Commit`. With `staged`, what is staged is part of it.
 
         While the handle holds the claim (`run`, `claim`), every commit of it carries the fence. `detach` names a state key whose
-        handed-out container gives way to what was written. A handle that has read nothing yet creates the session where it isn't.
+        handed-out container gives way to what was written. `fresh`: the `id` has not been used before. A handle that has read nothing
+        yet creates the session where it isn't.
         """
         link, head, service_id = self._linked, self._head, self._service_id
         if head is None:
@@ -571,7 +583,7 @@ class Session:
             id=id or new_id(),
             time=time or now(),
             incarnation=head.incarnation if head else None,
-            base=0 if id or head is None else head.version,
+            base=0 if (id and not fresh) or head is None else head.version,
             user_id=self.user_id,
             check_owner=not link.as_admin,
             puts=puts,
@@ -628,18 +640,18 @@ class Session:
         with suppress(SessionGone, SessionNotFound):
             await self.write(claim=ClaimAct("release"), fence=fence, staged=False)
 
-    async def _release_of(self, holder: str) -> None:
-        fence = await self.fence_of(holder)
+    async def _release_of(self, taken: str) -> None:
+        fence = await self.fence_of(taken)
         if fence is not None:
             await self._release(fence)
 
-    async def fence_of(self, holder: str) -> int | None:
-        """The fence of the claim that `holder` has; None if it has none."""
+    async def fence_of(self, taken: str) -> int | None:
+        """The fence of the claim that the commit with this id took; None where it took none, or it is over."""
         try:
             head = (await self._read(ReadPlan())).head
         except (SessionGone, SessionNotFound):
             return None
-        return head.fence if head.claim is not None and head.claim.holder == holder else None
+        return head.fence if head.claim is not None and head.claim.taken == taken else None
 
     async def _seq_of_last(self, last: int) -> int:
         if last < 1:
@@ -682,7 +694,7 @@ class Session:
         self._fence = None
 
     @contextmanager
-    def _beating(self, fence: int, lease: float, holder: str = "") -> Generator[None]:
+    def _beating(self, fence: int, lease: float) -> Generator[None]:
         """Show that the holder lives, three times a lease, until the body ends or is fenced."""
         from asyncio import create_task, sleep
 
@@ -694,7 +706,7 @@ class Session:
                         await self._renew(fence)
 
         beating = create_task(beat())
-        self._fence, self._holder = fence, holder
+        self._fence = fence
         try:
             yield
         finally:

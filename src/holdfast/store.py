@@ -182,6 +182,8 @@ class Store:
         For who reads and writes by `Session.write` in one request. A `Session` that belongs to a store already stays as it is.
         """
         handle = session if isinstance(session, Session) else Session(session, user_id=user_id)
+        if user_id is not None and handle.attached and handle.user_id not in (None, user_id):
+            raise InvalidValue(f"user_id={user_id!r}: this session is a handle of user {handle.user_id!r}; name the session by its id")
         if user_id is not None:
             handle.user_id = check_id(user_id, "user id")
         if not handle.attached:

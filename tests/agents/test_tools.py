@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from holdfast import Session, Store, user
+from holdfast import Session, SessionNotFound, Store, user
 from holdfast.agents import Agent, ToolAnswered, ToolCalled
 from holdfast.testing.model_server import Answer, Call, Request, call
 
@@ -278,7 +278,7 @@ async def test_a_run_within_a_run_shares_its_claim(models: Models, memory: Store
 
     async def ask(session: Session, by: str, what: str) -> str:
         if by == "id":
-            return (await inner.run(what, session_id=session.id, wait=0)).content
+            return (await inner.run(what, session_id=session.id, user_id=session.user_id, wait=0)).content
         return (await inner.run(what, session=session, wait=0)).content
 
     asked = [Call("ask", {"by": by, "what": what}) for by, what in (("id", "a"), ("object", "b"), ("id", "c"), ("object", "d"))]
@@ -290,6 +290,21 @@ async def test_a_run_within_a_run_shares_its_claim(models: Models, memory: Store
     assert sorted(text for text in await texts(session) if text.startswith("=")) == ["=to a", "=to b", "=to c", "=to d"]
     assert (await statuses(session), session.info.running) == (["completed"] * 5, False)
     assert (await agent.run("and now?", session_id="s", user_id="ada")).content == "fine"
+
+
+@pytest.mark.parametrize("other", [None, "mallory"])
+async def test_a_run_within_a_run_for_another_user_is_none_of_it(chat: Models, memory: Store, other: str | None) -> None:
+    inner = chat.agent(lambda request: f"to {sent(request)}", store=memory)
+
+    async def ask(session: Session) -> str:
+        with pytest.raises(SessionNotFound):
+            await inner.run("steal", session_id=session.id, user_id=other)
+        return "refused"
+
+    agent = chat.agent([call("ask"), "ok"], store=memory, tools=[ask])
+    output = await agent.run("my secret", session_id="s", user_id="ada")
+    assert [text for text in await texts(await there(agent, "s", "ada")) if text.startswith("=")] == ["=refused"]
+    assert output.content == "ok"
 
 
 # --- how tools run ---------------------------------------------------------------------------------------------------

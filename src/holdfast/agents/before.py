@@ -42,7 +42,7 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settled(self) -> bool:
         """Whether there is nothing to do: the run is over, or waits for decisions that did not come."""
-        return self.status == COMPLETED or (self.status == PAUSED and not self.decided)
+        return self.status == COMPLETED or (self.status == PAUSED and bool(self.needs.open) and not self.decided)
 
     @property
     def cancelled(self) -> bool:
@@ -96,7 +96,9 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
     """What the entries of a run tell; `UsageError` where the call is not one for this run."""
     there = [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
     stored = [it for it in there if it.kind == kinds.MESSAGE]
-    said = list(takewhile(lambda it: not said_or_done(it), [it.message() for it in stored]))
+    begun = [it.message() for it in stored]
+    given = run.window.get("given")
+    said = begun[:given] if isinstance(given, int) else list(takewhile(lambda it: not said_or_done(it), begun))
     if orders.input and stored and said != list(orders.input):
         raise UsageError(
             f"run {orders.run_id!r} of {orders.session.key} was begun with another input: leave run_id out to start another run"

@@ -34,6 +34,7 @@ from .line import in_line
 from .members import cancel, run_id_of
 from .orders import Crew, Orders
 from .output import RunOutput
+from .tools import name_of, options_of
 from .watching import Watched
 
 Emit = Callable[[Event], None]
@@ -46,10 +47,8 @@ class Driving:
     def __init__(self, crew: Crew, orders: Orders) -> None:
         self.crew = crew
         self.orders = orders
-        outer = orders.session.running_here()
-        self.session = orders.session if outer is None else outer[0]
+        self.session = orders.session
         self.run = Run(self.session, orders.run_id, crew.name)
-        self.run.root = None if outer is None else outer[1]
         self._told: list[Message] = []
         """Messages of this run, stored or about to be."""
         self._given: list[Message] = []
@@ -70,6 +69,9 @@ class Driving:
     async def go(self, emit: Emit) -> RunOutput:
         """Run; what happens is told to `emit` as it happens, the output last."""
         await self.crew.store.tidy()
+        if (outer := self.session.running_here()) is not None:
+            self.session, self.run.root = outer
+            self.run.session = self.session
         patience = Patience(self.orders.wait)
         if self.orders.supplied:
             self._before = await self._look_back(patience)
@@ -129,6 +131,7 @@ class Driving:
         if run is None:
             return Before(version=self.session.version)
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
+        self.run.before = self._used = run.metrics
         return look(run, found, self.session.version, self.orders, self.crew)
 
     async def _start(self, wait: float) -> list[Entry]:
@@ -136,7 +139,7 @@ class Driving:
         kept = [it.message() for it in before.stored if it.seq not in before.stale]
         new = (*(() if kept else self.orders.input), *before.results)
         self._told = [*kept, *new]
-        self.run.window = {"model": self.crew.model}
+        self.run.window = {"model": self.crew.model} | ({} if kept else {"given": len(new)})
         if isinstance(self.crew.instructions, str):
             self._instructed(self.crew.instructions)
         outcome = await self.run.start(
@@ -195,7 +198,9 @@ class Driving:
         return any(said_or_done(it) for it in self._before.messages)
 
     def _serves(self) -> str | None:
-        """The provider's id of this conversation, where it is the source of the past; None where the session is."""
+        """The provider's id of this conversation, where it is the source of the past; None where the session or another history is."""
+        if loads_history(self.crew.providers):
+            return None
         id = self.session.service_session_id
         if id is not None and not isinstance(id, str):
             raise UsageError(f"{self.session.key}: its service_session_id is no text: set the provider's id, or None")
@@ -223,6 +228,9 @@ class Driving:
     async def _drive(self, context: RunContext, emit: Emit) -> None:
         """Ask the engine, and store what it tells as it goes; its answer goes to the context."""
         self._note(context)
+        if context.tools:
+            more = {name_of(it): (it, options_of(it)) for it in context.tools}
+            self.crew = msgspec.structs.replace(self.crew, by_name=self.crew.by_name | more)
         rerun = reruns(self._before, open_calls(self._told))
         past, own = self._sent(context, frozenset(rerun))
         turn = Turn(
@@ -337,7 +345,9 @@ class Driving:
 
     def _count(self, **more: int) -> None:
         used = {name: getattr(self._used, name) + value for name, value in more.items()}
-        self._used = msgspec.structs.replace(self._used, **used, seconds=round(time.perf_counter() - self._began, 6))
+        self._used = msgspec.structs.replace(
+            self._used, **used, seconds=round(self.run.before.seconds + time.perf_counter() - self._began, 6)
+        )
         self.run.metrics = self._used
 
     # --- the end ---

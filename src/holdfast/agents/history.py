@@ -165,13 +165,15 @@ def valid(messages: Iterable[Message], *, open: frozenset[str] = frozenset()) ->
     `open` are calls that are about to be executed: nothing is made up for them.
     """
     given = [message for message in messages if message.parts]
-    results = _results(given)
+    results, ends = _results(given), _ends(given)
     sent: list[Message] = []
     for place, message in enumerate(given):
         if message.role == "tool":
             continue
         sent.append(message)
-        sent += [answer for call in calls_of(message) if (answer := _answer(results, place, call, open)) is not None]
+        for call in calls_of(message):
+            if (answer := _answer(results, range(place, ends[place, call.id]), call, open)) is not None:
+                sent.append(answer)
     return sent
 
 
@@ -197,11 +199,22 @@ def _results(messages: list[Message]) -> dict[str | None, list[tuple[int, Messag
     return found
 
 
-def _answer(results: dict[str | None, list[tuple[int, Message]]], place: int, call: ToolCall, open: frozenset[str]) -> Message | None:
-    """The first unused result after the call; what stands for it where there is none."""
+def _ends(messages: list[Message]) -> dict[tuple[int, str | None], int]:
+    """For each call, by its place and id: where the next call with the same id is, which has results of its own."""
+    ends: dict[tuple[int, str | None], int] = {}
+    following: dict[str | None, int] = {}
+    for place in range(len(messages) - 1, -1, -1):
+        ids = [call.id for call in calls_of(messages[place])]
+        ends |= {(place, id): following.get(id, len(messages)) for id in ids}
+        following |= dict.fromkeys(ids, place)
+    return ends
+
+
+def _answer(results: dict[str | None, list[tuple[int, Message]]], places: range, call: ToolCall, open: frozenset[str]) -> Message | None:
+    """The first unused result at one of the places; what stands for it where there is none."""
     stored = results.get(call.id, [])
-    for at, (after, message) in enumerate(stored):
-        if after > place:
+    for at, (place, message) in enumerate(stored):
+        if place in places:
             del stored[at]
             return message
     return None if call.id in open else Message("tool", (ToolResult(UNKNOWN, call.id),), call.name)

@@ -12,7 +12,7 @@ from ..errors import SessionBusy
 from ..runs import Patience
 from ..session import Session
 
-_Locks = WeakValueDictionary[tuple[int, Key], asyncio.Lock]
+_Locks = WeakValueDictionary[tuple[int, Key, str | None], asyncio.Lock]
 _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Locks] = WeakKeyDictionary()
 
 
@@ -21,7 +21,7 @@ async def in_line(session: Session, patience: Patience) -> AsyncGenerator[None]:
     """The body has the session to itself on this loop. It waits for its turn as long as the patience lasts, then `SessionBusy`."""
     key, left = session.key, patience.left()
     locks = _locks.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-    lock = locks.setdefault((id(session.backend), key), asyncio.Lock())
+    lock = locks.setdefault((id(session.backend), key, session.user_id), asyncio.Lock())  # others learn nothing, not even that it is busy
     try:
         async with asyncio.timeout(left if lock.locked() else None):
             await lock.acquire()

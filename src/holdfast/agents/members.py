@@ -12,11 +12,24 @@ from ..store import Store
 from .output import RunOutput
 from .tools import Execution, Waits
 
+_LIFE = "~life"
+"""In a member's metadata: the life of the session that it is beside. What was said in an earlier one is not the member's any more."""
+_PATIENT = 3600.0
+"""Seconds that a member waits for its session: whoever has it works for the same run, or is found dead after a lease."""
+
 
 def beside(store: Store, session: Session, name: str) -> Session:
-    """The session that a member of this name has beside `session`; what it is created with says whose it is."""
+    """The session that a member of this name has beside `session`; what it is created with says whose it is, and of which life."""
     own = store.handle(check_session_id(f"{session.id}/{name}"), user_id=session.info.user_id)
-    own.begins_with = HeadPatch(kind="member", parent=session.id)
+    own.begins_with = HeadPatch(kind="member", parent=session.id, metadata={_LIFE: session.life})
+    return own
+
+
+async def in_this_life(store: Store, own: Session, session: Session) -> Session:
+    """`own` itself, emptied if it is from before `session` was cleared or deleted."""
+    there = await store.get(own.id, user_id=own.user_id)
+    if there is not None and there.metadata.get(_LIFE, session.life) != session.life:
+        await there.delete()
     return own
 
 
@@ -34,7 +47,7 @@ async def work(member: Any, task: str, session: Session, call: Execution) -> Run
     open = {it.id for it in await session.requirements()} if call.decisions else set[str]()
     decisions = [it for it in call.decisions if it.requirement in open]
     if decisions:
-        output: RunOutput = await member.continue_run(run_id, decisions, session=session, lease=call.lease)
+        output: RunOutput = await member.continue_run(run_id, decisions, session=session, lease=call.lease, wait=_PATIENT)
     else:
         output = await member.run(task, session=session, run_id=run_id, lease=call.lease)
     if output.status == PAUSED:

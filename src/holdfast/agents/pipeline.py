@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -44,7 +44,7 @@ class _Stopped(Exception):
 class Pipeline:
     """The engine: `parts` one after the other. `session_of` gives the session that a step's agent has."""
 
-    def __init__(self, parts: Sequence[Part], session_of: Callable[[Step, Session], Session]) -> None:
+    def __init__(self, parts: Sequence[Part], session_of: Callable[[Step, Session], Awaitable[Session]]) -> None:
         self.parts = parts
         self.session_of = session_of
 
@@ -192,7 +192,7 @@ class Flow:
 
     async def _work(self, step: Step, path: str, given: StepInput) -> StepOutput:
         if isinstance(step.work, Agent):
-            session = self._pipeline.session_of(step, self._turn.session)
+            session = await self._pipeline.session_of(step, self._turn.session)
             made: Any = (await work(step.work, given.message, session, self._turn.execution(path))).content
         elif inspect.iscoroutinefunction(step.work):
             made = await as_model_sees(step.work)(given)

@@ -83,6 +83,7 @@ class PydanticEngine:
         ) as run:
             node = run.next_node
             stored = {id(part) for message in history for part in message.parts}
+            called = {part.tool_call_id for message in history for part in message.parts if isinstance(part, ai.ToolCallPart)}
             while not isinstance(node, End):
                 if PydanticAgent.is_model_request_node(node):
                     if turn.stream:
@@ -93,6 +94,7 @@ class PydanticEngine:
                     before = node.request
                     node = await run.next(node)
                     if PydanticAgent.is_call_tools_node(node):
+                        _tell_apart(node.model_response, called)
                         yield _said(node.model_response, run, before, stored)
                 elif PydanticAgent.is_call_tools_node(node):
                     async for answer in _answers(node, run, stored):
@@ -254,6 +256,16 @@ def _said(response: ai.ModelResponse, run: AgentRun[Any, Any], request: ai.Model
         before=before,
         service=(response.provider_details or {}).get("conversation_id") or response.provider_response_id,
     )
+
+
+def _tell_apart(response: ai.ModelResponse, called: set[str]) -> None:
+    """Some services number their calls anew in each answer: one whose id was there before gets another."""
+    for part in response.tool_calls:
+        number, id = 1, part.tool_call_id
+        while part.tool_call_id in called:
+            number += 1
+            part.tool_call_id = f"{id}#{number}"
+        called.add(part.tool_call_id)
 
 
 def _is_answer(part: Any) -> TypeGuard[ai.ToolReturnPart[Any]]:

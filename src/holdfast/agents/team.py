@@ -16,7 +16,7 @@ from ..info import SessionInfo
 from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent
-from .members import beside, work
+from .members import beside, in_this_life, work
 from .tools import ToolOptions, execution, marked
 
 Mode = Literal["coordinate", "route"]
@@ -73,7 +73,8 @@ class Team(Agent):
             if member not in self.members:
                 raise LookupError(f"there is no member {member!r}; members are: {names}")
             it = self.members[member]
-            return (await work(it, task, self._session_of(it, session), execution())).content
+            own = session if self._shares else await in_this_life(self.store, self._session_of(it, session), session)
+            return (await work(it, task, own, execution())).content
 
         delegate.__doc__ = _DELEGATE.format(names=names)
         options = ToolOptions(delegates=True, final=self.mode == "route")

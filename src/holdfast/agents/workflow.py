@@ -12,7 +12,7 @@ from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent
 from .history import History, calls_of, results_of
-from .members import beside, work
+from .members import beside, in_this_life, work
 from .orders import Crew
 from .pipeline import Pipeline
 from .steps import Step, by_name, listed, ordered
@@ -49,7 +49,7 @@ class Workflow(Agent):
             raise InvalidValue(f"Workflow({misplaced[0]}=...): that belongs to the agents of its steps")
         self.steps = ordered(listed(steps), "Workflow")
         told: dict[str, Any] = {"add_history_to_context": add_workflow_history_to_steps, "history": History(runs=num_history_runs)}
-        super().__init__(Pipeline(self.steps, self._session_of), name=name, **told, **more)
+        super().__init__(Pipeline(self.steps, self._session_for), name=name, **told, **more)
         self._leaves = by_name(self.steps)
         known = {name: (step.work, step.options) for name, step in self._leaves.items()}
         self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known, member_of=self._member_of)
@@ -90,6 +90,9 @@ class Workflow(Agent):
             by_name={**theirs.by_name, "run_workflow": (it, options_of(it))},
             member_of=member_of,
         )
+
+    async def _session_for(self, step: Step, session: Session) -> Session:
+        return await in_this_life(self.store, self._session_of(step, session), session)
 
     def _session_of(self, step: Step, session: Session) -> Session:
         return beside(self.store, session, step.work.name or step.name if isinstance(step.work, Agent) else step.name)
