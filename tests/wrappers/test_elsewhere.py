@@ -24,17 +24,24 @@ def over(url: str) -> Backend:
     return all_of_them(backend_for(url))
 
 
+@pytest.fixture(scope="module")
+def redis_url() -> Generator[str]:
+    with server(redis8()) as it:
+        yield f"{it.url}?appendfsync=always"
+
+
+@pytest.fixture(scope="module")
+def dynamodb_url() -> Generator[str]:
+    for it in dynamodb.started(dynamodb.dynoxide()):
+        yield f"dynamodb://{dynamodb.REGION}/{dynamodb.TABLE}?endpoint=http://127.0.0.1:{it.port}"
+
+
 class TestRedis(BackendSuite):
     capabilities = NETWORKED
 
-    @pytest.fixture(scope="class")
-    def url(self) -> Generator[str]:
-        with server(redis8()) as it:
-            yield f"{it.url}?appendfsync=always"
-
     @pytest.fixture
-    def opener(self, url: str) -> Opener:
-        return partial(over, f"{url}&prefix={new_id()}:")
+    def opener(self, redis_url: str) -> Opener:
+        return partial(over, f"{redis_url}&prefix={new_id()}:")
 
 
 class TestPostgres(BackendSuite):
@@ -48,14 +55,9 @@ class TestPostgres(BackendSuite):
 class TestDynamoDB(BackendSuite):
     capabilities = NETWORKED
 
-    @pytest.fixture(scope="class")
-    def url(self) -> Generator[str]:
-        for it in dynamodb.started(dynamodb.dynoxide()):
-            yield f"dynamodb://{dynamodb.REGION}/{dynamodb.TABLE}?endpoint=http://127.0.0.1:{it.port}"
-
     @pytest.fixture
-    def opener(self, url: str) -> Opener:
-        return partial(over, url)
+    def opener(self, dynamodb_url: str) -> Opener:
+        return partial(over, dynamodb_url)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql", "dynamodb"])
