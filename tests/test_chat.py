@@ -512,7 +512,7 @@ def test_a_call_that_a_crash_left_in_doubt_is_decided_by_the_person_who_comes_ba
 
 def test_thoughts_are_folded_and_what_comes_apart_is_drawn_apart() -> None:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=60, markup=False, emoji=False)
+    console = Console(file=file, force_terminal=True, width=60, markup=False, emoji=False, _environ={"TERM": "xterm"})
     with Drawn(console, Tools()) as drawn:
         drawn.take(ReasoningDelta("The order is **A-17**, so I look "))
         drawn.take(ReasoningDelta("for it.\n" + "Carefully. " * 20))
