@@ -566,8 +566,8 @@ class Session:
         """One commit of this handle, `parts` as in `Commit`. With `staged`, what is staged is part of it.
 
         While the handle holds the claim (`run`, `claim`), every commit of it carries the fence. `detach` names a state key whose
-        handed-out container gives way to what was written. `fresh`: the `id` has not been used before. A handle that has read nothing
-        yet creates the session where it isn't.
+        handed-out container gives way to what was written. `fresh`: the `id` has not been used before, so no repetition is looked for.
+        A handle that has read nothing yet creates the session where it isn't.
         """
         link, head, service_id = self._linked, self._head, self._service_id
         if head is None:
@@ -583,7 +583,7 @@ class Session:
             id=id or new_id(),
             time=time or now(),
             incarnation=head.incarnation if head else None,
-            base=0 if (id and not fresh) or head is None else head.version,
+            base=_MOST if fresh and head is None else 0 if (id and not fresh) or head is None else head.version,
             user_id=self.user_id,
             check_owner=not link.as_admin,
             puts=puts,

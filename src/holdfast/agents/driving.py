@@ -29,7 +29,7 @@ from .around import RunContext, halts_history, loads_history, through_middleware
 from .before import Before, held, look, open_calls, reruns, rewritten, said_or_done, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
-from .history import DEEP_PAGE, KINDS, PAGE, History, Past, calls_of, choose, results_of, valid
+from .history import DEEP_PAGE, KINDS, History, Past, calls_of, choose, results_of, valid
 from .line import in_line
 from .members import cancel, run_id_of
 from .orders import Crew, Orders
@@ -170,7 +170,7 @@ class Driving:
 
     @property
     def _window(self) -> Window | None:
-        return None if self._history is None else Window(limit=PAGE, kinds=KINDS)
+        return None if self._history is None else Window(limit=self._history.page, kinds=KINDS)
 
     def _instructed(self, text: str) -> None:
         """Note which instructions the run has; their text is stored once."""
@@ -212,7 +212,7 @@ class Driving:
         history = self._history
         if history is None:
             return None
-        entries, whole = started, len(started) < PAGE
+        entries, whole = started, len(started) < history.page
         while True:
             past, more = choose(entries, history, {self.run.id, self.run.root}, whole=whole)
             if not more:

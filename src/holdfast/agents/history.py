@@ -37,6 +37,11 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None = None
     service: bool = False
 
+    @property
+    def page(self) -> int:
+        """How many entries are read with the run's first commit: fewer where few runs are asked for, eight for each."""
+        return PAGE if self.runs is None else min(PAGE, 8 * self.runs + 8)
+
     def __post_init__(self) -> None:
         for name in ("runs", "messages", "tokens"):
             value = getattr(self, name)
