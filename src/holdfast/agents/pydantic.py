@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import wraps
-from typing import Any, TypeGuard, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
 from pydantic.errors import PydanticUserError
@@ -30,6 +30,14 @@ from .engine import Answered, Delta, Done, Held, Said, Step, Turn
 from .tools import Waits, as_model_sees, executing, name_of, options_of
 
 
+class Prepared(NamedTuple):
+    """An agent's tools as pydantic-ai's own, and whether any of them may make a run wait."""
+
+    tools: list[Tool[Any]]
+    sets: list[AbstractToolset[Any]]
+    holds: bool
+
+
 class PydanticEngine:
     """`model`: a name such as "openai:gpt-5.2", `OpenAIResponses`, `OpenAIChat`, a model object of pydantic-ai, or an agent of it.
 
@@ -42,16 +50,17 @@ class PydanticEngine:
         self._unused = [self.agent.model]
         self._models: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
         self._output: Any = [self.agent.output_type, DeferredToolRequests]
-        self._holds = False
-        self._prepared: tuple[Any, list[Tool[Any]], list[AbstractToolset[Any]]] | None = None
+        self._prepared: tuple[Any, Prepared] | None = None
 
-    def prepare(self, tools: tuple[Any, ...]) -> tuple[list[Tool[Any]], list[AbstractToolset[Any]]]:
-        """The engine's own tools and toolsets for `tools`; `InvalidValue` for a function no schema can be made for."""
-        if self._prepared is None or self._prepared[0] is not tools:
+    def prepare(self, tools: tuple[Any, ...]) -> Prepared:
+        """The engine's own form of `tools`; `InvalidValue` for a function no schema can be made for."""
+        known = self._prepared
+        if known is None or known[0] is not tools:
             sets = [cast("AbstractToolset[Any]", it) for it in tools if isinstance(it, AbstractToolset)]
-            self._holds = any(options_of(it).needs or options_of(it).delegates for it in tools)
-            self._prepared = (tools, [_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets)
-        return self._prepared[1:]
+            holds = any(options_of(it).needs or options_of(it).delegates for it in tools)
+            known = (tools, Prepared([_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets, holds))
+            self._prepared = known  # one value: an engine may serve agents with other tools, in other threads
+        return known[1]
 
     def _model_here(self) -> Any:
         """The model of this event loop, for the connections of its client belong to one; None where the model is somebody else's object."""
@@ -67,13 +76,13 @@ class PydanticEngine:
 
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
-        tools, sets = self.prepare(turn.tools)
+        tools, sets, holds = self.prepare(turn.tools)
         history, calls = native.requests(turn.messages), _capability(turn)
         async with self.agent.iter(
             model=self._model_here(),
             message_history=history,
             deferred_tool_results=_approved(turn),
-            output_type=self._output if self._holds else None,
+            output_type=self._output if holds else None,
             instructions=turn.instructions,
             model_settings=_kept_by_provider(self.agent.model, turn.service),
             toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
