@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from functools import cache
 from itertools import count
 from tempfile import TemporaryDirectory
@@ -58,6 +59,15 @@ def tell(what: str, **more: Any) -> None:
     os.write(1, json.dumps([what, os.getpid(), more]).encode() + b"\n")
 
 
+async def run(agent: Any, job: dict[str, Any], prompt: str) -> RunOutput:
+    """The run the job names, begun or gone on with."""
+    tell("begun")
+    decisions = [Decision(**it) for it in job.get("decisions", ())]
+    at: dict[str, Any] = {"session_id": job["session"], "wait": 5.0} | ({"lease": job["lease"]} if "lease" in job else {})
+    going = agent.continue_run(job["run_id"], decisions, **at) if decisions else agent.run(prompt, run_id=job["run_id"], **at)
+    return await going
+
+
 async def work(job: dict[str, Any]) -> dict[str, Any]:
     store = Store.open(job["url"])
     steps = Steps(store.backend, job.get("stop_at"))
@@ -72,11 +82,7 @@ async def work(job: dict[str, Any]) -> dict[str, Any]:
 
     pay_ = tool(idempotent=True)(pay) if job.get("idempotent") else pay
     agent: Any = Agent(model(job["base_url"]), store=Store(steps), tools=[pay_])
-    tell("begun")
-    decisions = [Decision(**it) for it in job.get("decisions", ())]
-    at: dict[str, Any] = {"session_id": job["session"], "wait": 5.0} | ({"lease": job["lease"]} if "lease" in job else {})
-    going: Any = agent.continue_run(job["run_id"], decisions, **at) if decisions else agent.run(job["prompt"], run_id=job["run_id"], **at)
-    output: RunOutput = await going
+    output = await run(agent, job, job["prompt"])
     await store.close()
     asked = [[it.id, it.kind, it.call.arguments["n"]] for it in output.requirements]
     return {"status": output.status, "content": output.content, "asked": asked}
@@ -89,8 +95,8 @@ def import_everything() -> None:
         asyncio.run(work(job | {"session": "s", "run_id": "r", "prompt": "hi"}))
 
 
-def serve() -> None:
-    import_everything()
+def serve(work: Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]) -> None:
+    """Do each job that comes in, in a process forked for it."""
     for line in sys.stdin:
         job = json.loads(line)
         model(job["base_url"])
@@ -106,4 +112,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    import_everything()
+    serve(work)

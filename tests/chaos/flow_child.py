@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from holdfast import Session, Store
-from holdfast.agents import Agent, Condition, Decision, Loop, Parallel, RunOutput, Step, StepInput, Team, Workflow, tool
+from holdfast.agents import Agent, Condition, Loop, Parallel, Step, StepInput, Team, Workflow, tool
 from holdfast.testing.model_server import Answer, Call, ModelServer, Request, call
 
 from ..agents.conftest import sent
-from .agent_child import Steps, model, tell
+from .agent_child import Steps, model, run, serve, tell
 
 PAYS = {"first": 1, "third": 3}
 """What the steps that are functions pay."""
@@ -82,11 +80,7 @@ async def work(job: dict[str, Any]) -> dict[str, Any]:
         return f"paid {n}"
 
     flow = cast("Any", made(job["kind"], job["base_url"], Store(steps), pay, confirm=job.get("confirm", False)))
-    tell("begun")
-    decisions = [Decision(**it) for it in job.get("decisions", ())]
-    at: dict[str, Any] = {"session_id": job["session"], "wait": 5.0} | ({"lease": job["lease"]} if "lease" in job else {})
-    going = flow.continue_run(job["run_id"], decisions, **at) if decisions else flow.run(job["kind"], run_id=job["run_id"], **at)
-    output: RunOutput = await going
+    output = await run(flow, job, job["kind"])
     await store.close()
     asked = [[it.id, it.kind, it.call.arguments.get("n") or PAYS.get(it.call.name)] for it in output.requirements]
     return {"status": output.status, "content": output.content, "asked": asked, "steps": next(steps.count)}
@@ -101,21 +95,6 @@ def import_everything() -> None:
     tell("warm")
 
 
-def serve() -> None:
-    import_everything()
-    for line in sys.stdin:
-        job = json.loads(line)
-        model(job["base_url"])
-        pid = os.fork()
-        if not pid:
-            try:
-                tell("ended", **asyncio.run(work(job)))
-            except BaseException as error:  # the process's edge: whoever started it is told
-                tell("ended", status="raised", content=repr(error), asked=[])
-            os._exit(0)
-        os.waitpid(pid, 0)
-        tell("exited")
-
-
 if __name__ == "__main__":
-    serve()
+    import_everything()
+    serve(work)
