@@ -249,7 +249,10 @@ class Erase(msgspec.Struct, frozen=True):
 
 
 class ClaimAct(msgspec.Struct, frozen=True):
-    """Take, renew or release the right to run. A take over another's claim names the (fence, beat) it has seen stand still."""
+    """Take, renew or release the right to run. A take over another's claim names the (fence, beat) it has seen stand still.
+
+    A renewal is a heartbeat: it moves no version, and neither do the blobs it carries.
+    """
 
     act: Literal["take", "renew", "release"]
     holder: str = ""

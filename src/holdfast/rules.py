@@ -66,10 +66,13 @@ def may_use(head: Head, user_id: str | None, check_owner: bool) -> bool:
 
 
 def changes(commit: Commit) -> bool:
-    """Whether `commit` moves the version of a session that is there: claims, heartbeats and mere contact don't, nor does creating it."""
-    return bool(
-        commit.entries or commit.hide or commit.puts or commit.blobs or commit.drops or commit.patch or commit.erase or commit.counts
-    )
+    """Whether `commit` moves the version of a session that is there: claims, heartbeats and mere contact don't, nor does creating it.
+
+    The blobs that a heartbeat carries don't either: what is not to last may be told along with it as often as one likes.
+    """
+    beats = commit.claim is not None and commit.claim.act == "renew"
+    blobs = not beats and (commit.blobs or commit.drops)
+    return bool(commit.entries or commit.hide or commit.puts or blobs or commit.patch or commit.erase or commit.counts)
 
 
 def mere_contact(commit: Commit) -> bool:

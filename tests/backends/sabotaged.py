@@ -131,6 +131,15 @@ class CountsHeartbeats(Altering):
         return replace(commit, counts=Counts()) if beat else commit
 
 
+@found_by("a_heartbeat_carries_blobs_and_moves_nothing")
+class EmptiesHeartbeats(Altering):
+    """Takes a heartbeat for nothing but one."""
+
+    def altered(self, key: Key, commit: Commit) -> Commit:
+        beat = commit.claim is not None and commit.claim.act == "renew"
+        return replace(commit, blobs=(), drops=()) if beat else commit
+
+
 @found_by("a_creation_repeated_after_deletion_creates_nothing")
 class ForgetsGraves(Wrapper):
     """Does not remember lives that have ended."""

@@ -16,7 +16,7 @@ from ...backend import Commit, Counts, Head, Key
 from ...entries import NewEntry
 from ...errors import SessionGone
 from ...ids import now
-from ...rules import alive, changes, digest, judge, mere_contact
+from ...rules import alive, digest, judge, mere_contact
 from .heads import Known, decode_head, encode_head
 from .plans import LAST_KEY, MOST, Statement
 
@@ -94,8 +94,7 @@ def propose(key: Key, commit: Commit, known: Known | None, versions: list[int] |
     arguments |= _head_arguments(head, data)
     if living is None or head.version > living.version:
         arguments["digest_"] = digest(commit)
-    if changes(commit):
-        arguments |= _contents(commit)
+    arguments |= _contents(commit)
     return Proposal(head, head.version, head.seq, data, arguments)
 
 

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import msgspec
 
-from ...backend import Backend, ClaimAct, Erase, Head, Key, ReadPlan
+from ...backend import Backend, BlobDrop, ClaimAct, Erase, Head, Key, ReadPlan
 from ...errors import Conflict, Fenced, SessionBusy
 from ...ids import new_incarnation, now
 from ..suite import Opener, clause
-from ..tools import SECOND, bodies, both, created, fresh, head_of, notes, opened, puts, read, refused, settled, writing, wrote
+from ..tools import (
+    SECOND,
+    blob,
+    bodies,
+    both,
+    contents,
+    created,
+    fresh,
+    head_of,
+    notes,
+    opened,
+    puts,
+    read,
+    refused,
+    settled,
+    writing,
+    wrote,
+)
 
 
 async def _held(backend: Backend, key: Key, holder: str = "first", lease: float = 30.0) -> Head:
@@ -78,6 +95,30 @@ async def a_repeated_take_or_release_is_one(open: Opener) -> None:
         await backend.commit(key, release)
         await backend.commit(key, release)
         assert (await read(backend, key)).head.claim is None
+
+
+@clause()
+async def a_heartbeat_carries_blobs_and_moves_nothing(open: Opener) -> None:
+    """What a holder tells along with a heartbeat is read at once, replaced and dropped; the version stays, nobody conflicts."""
+    async with opened(open) as backend:
+        key = fresh()
+        head = await _held(backend, key)
+        for beat, told in enumerate(("so", "so far"), 1):
+            last = await wrote(backend, key, head, fence=head.fence, claim=ClaimAct("renew"), blobs=(blob("live", told),))
+            found = await read(backend, key)
+            assert found.head == last
+            assert (last.version, last.seq, _holds(last)[1]) == (head.version, head.seq, beat)
+            assert contents(found) == {("files", "live"): told.encode()}
+        strict = writing(head, expect=head.version, entries=notes("a"), fence=head.fence)
+        after = head_of(await backend.commit(key, strict))
+        last = await wrote(backend, key, after, fence=head.fence, claim=ClaimAct("renew"), drops=(BlobDrop("files", "live"),))
+        found = await read(backend, key)
+        assert (last.version, contents(found)) == (after.version, {})
+        other = await wrote(backend, key, last, claim=_over(last, "second"))
+        with refused(Fenced):
+            late = writing(other, fence=head.fence, claim=ClaimAct("renew"), blobs=(blob("live", "late"),))
+            await backend.commit(key, late)
+        assert contents(await read(backend, key)) == {}
 
 
 @clause()
