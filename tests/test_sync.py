@@ -25,6 +25,8 @@ PAIRS: dict[str, tuple[type, type]] = {
     "Agent": (holdfast.Agent, sync.Agent),
     "Runner": (agents.Runner, sync.Runner),
     "RunStream": (agents.RunStream, sync.RunStream),
+    "Team": (agents.Team, sync.Team),
+    "Workflow": (agents.Workflow, sync.Workflow),
 }
 ENGINE = {
     "Store": {"handle", "tidy", "touch"},
@@ -49,6 +51,8 @@ ENGINE = {
         "write",
     },
     "Agent": {"crew"},
+    "Team": {"crew"},
+    "Workflow": {"crew"},
     "RunStream": {"aclose"},
     "Run": {"add", "again", "before", "begin", "end", "fail", "metrics", "record", "root", "start", "under_way", "unsaved", "window"},
 }
@@ -59,6 +63,8 @@ ONLY_BLOCKING = {
     "State": {"aio"},
     "Run": {"aio"},
     "Agent": {"aio"},
+    "Team": {"aio"},
+    "Workflow": {"aio"},
     "RunStream": {"aio", "close"},
 }
 """The way from the blocking form to the asynchronous one and back."""
@@ -91,6 +97,7 @@ def instance_members(name: str) -> set[str]:
     store = holdfast.Store.open("memory://")
     agent = holdfast.Agent("test", store=store)
     made: dict[str, Any] = {"Store": store, "Session": session, "State": session.state, "Run": holdfast.Run(session, "r", None)}
+    made |= {"Team": agents.Team("test", members=[holdfast.Agent("test", name="a")], store=store), "Workflow": agents.Workflow([repr])}
     made |= {"Agent": agent, "Runner": agent.runner, "RunStream": agent.run("hello", stream=True)}
     it: object = made.get(name, store.session_manager)
     return {member for member in vars(it) if not member.startswith("_")}

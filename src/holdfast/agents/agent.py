@@ -300,6 +300,12 @@ class Agent:
         return (self.session_id or "") if session_id is None else session_id
 
 
+def asynchronous(it: Any) -> Any:
+    """The agent of this module behind a blocking one (its `aio`); anything else is given back as it is."""
+    inner = getattr(it, "aio", None)
+    return inner if isinstance(inner, Agent) else it
+
+
 class Runner:
     """Runs an agent on a session: the long form of `agent.run(prompt, session=session)`."""
 

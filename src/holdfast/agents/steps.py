@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import InvalidValue
 from ..session import Session
-from .agent import Agent
+from .agent import Agent, asynchronous
 from .tools import ToolOptions, name_of, options_of
 
 
@@ -55,10 +55,11 @@ class Step:
     `confirm`: a person has to approve it. `idempotent`: a function that may be done again when a crash has left its outcome unknown.
     """
 
-    def __init__(self, work: Work, *, name: str | None = None, confirm: bool = False, idempotent: bool = False) -> None:
-        if not (isinstance(work, Agent) or callable(work)):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+    def __init__(self, work: Any, *, name: str | None = None, confirm: bool = False, idempotent: bool = False) -> None:
+        work = asynchronous(work)
+        if not (isinstance(work, Agent) or callable(work)):
             raise InvalidValue(f"Step({work!r:.80}): a step is a function, an Agent, a Team or a Workflow")
-        self.work = work
+        self.work: Work = work
         self.name = _checked(name or (work.name if isinstance(work, Agent) else name_of(work)) or "", work)
         said = options_of(work)
         self.options = ToolOptions(

@@ -15,7 +15,7 @@ from ..errors import InvalidValue
 from ..info import SessionInfo
 from ..messages import ToolCall
 from ..session import Session
-from .agent import Agent
+from .agent import Agent, asynchronous
 from .members import beside, in_this_life, work
 from .tools import ToolOptions, execution, marked
 
@@ -102,7 +102,7 @@ def _checked(members: Sequence[Agent], mode: str) -> dict[str, Agent]:
     if isinstance(members, Agent) or not members:
         raise InvalidValue(f"members={members!r:.80}: give a list of agents, one at least")
     found: dict[str, Agent] = {}
-    for it in members:
+    for it in map(asynchronous, members):
         if not isinstance(it, Agent):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise InvalidValue(f"members: {it!r:.80} is no Agent")
         if it.name is None or "/" in it.name:

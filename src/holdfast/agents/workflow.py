@@ -10,7 +10,7 @@ import msgspec
 from ..errors import InvalidValue
 from ..messages import ToolCall
 from ..session import Session
-from .agent import Agent
+from .agent import Agent, asynchronous
 from .history import History, calls_of, results_of
 from .members import beside, in_this_life, work
 from .orders import Crew
@@ -53,6 +53,7 @@ class Workflow(Agent):
         self._leaves = by_name(self.steps)
         known = {name: (step.work, step.options) for name, step in self._leaves.items()}
         self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known, member_of=self._member_of)
+        agent = asynchronous(agent)
         if agent is not None:
             history_too: dict[str, Any] = {
                 "add_workflow_history_to_steps": add_workflow_history_to_steps,

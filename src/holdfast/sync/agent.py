@@ -43,7 +43,7 @@ class Agent:
         prehooks: Sequence[Prehook] = (),
         posthooks: Sequence[Posthook] = (),
     ) -> None:
-        self.aio = aio.Agent(
+        made = aio.Agent(
             model,
             name=name,
             instructions=instructions,
@@ -58,7 +58,11 @@ class Agent:
             prehooks=prehooks,
             posthooks=posthooks,
         )
-        self.store = Store(self.aio.store)
+        self._adopt(made)
+
+    def _adopt(self, agent: aio.Agent) -> None:
+        self.aio = agent
+        self.store = Store(agent.store)
         self.runner = Runner()
 
     def __repr__(self) -> str:
