@@ -43,22 +43,27 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Running totals of a session's life; `bytes` are body bytes of its entries."""
+    """Running totals of a session's life; `bytes` are body bytes of its entries, `micros` microseconds that its runs took.
+
+    Whole numbers all of them, so that what is added and taken away again leaves nothing.
+    """
 
     runs: int = 0
     messages: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     bytes: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    micros: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.runs + other.runs,
-            self.messages + other.messages,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.bytes + other.bytes,
-        )
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in Counts.__struct_fields__))
+
+    @property
+    def seconds(self) -> float:
+        """What the runs took, all together; runs at the same time count each."""
+        return self.micros / 1_000_000
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -10,10 +10,10 @@ import msgspec
 from . import entries as kinds
 from .backend import ClaimAct, Counts, HeadPatch, Outcome
 from .entries import NewEntry
-from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
+from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
 from .messages import Message, encode_message
-from .runs import CANCELLED, COMPLETED, ERROR, INTERRUPTED, LEASE, RUNNING, WAIT, Metrics, Patience, RunEvent, through
+from .runs import CANCELLED, COMPLETED, ERROR, INTERRUPTED, LEASE, PAUSED, RUNNING, WAIT, Metrics, Patience, RunEvent, RunInfo, through
 
 if TYPE_CHECKING:
     from .session import Session
@@ -37,12 +37,14 @@ class Run:
         self.ended = False
         self.metrics: Metrics | None = None
         """What the run has used so far: stored with its end, however it ends."""
-        self.before = Metrics()
-        """What of `metrics` earlier tries have used, and the session has counted."""
+        self.counted = Metrics()
+        """What of `metrics` the session has counted: by earlier tries, and by the commits of this one."""
         self.window: dict[str, Any] = {}
         """What the model was sent, for the record: stored with the run's end, and with its beginning as far as it is known then."""
         self.unsaved: tuple[Message, ...] = ()
         """Messages to be stored with the end even if the run fails."""
+        self.place = 0
+        """How far the run has told its events: stored with its end, so that others tell on from there."""
 
     async def begin(self, input: tuple[Message, ...], wait: float, lease: float, *, supplied: bool) -> None:
         """Store the input and the run's beginning and take the claim, in one commit.
@@ -128,7 +130,18 @@ class Run:
         """As `append`, with more `entries` before the messages and other `parts` as in `Commit`."""
         time = now()
         added = (*entries, *self._messages(messages, time))
-        return await self.session.write(entries=added, counts=counts_of(added), fence=self.fence, time=time, **parts)
+        return await self._counting(self.metrics, counts_of(added), entries=added, fence=self.fence, time=time, **parts)
+
+    async def _counting(self, metrics: Metrics | None, counts: Counts, **parts: Any) -> Outcome:
+        """A commit of this run that counts, beside `counts`, what of `metrics` the session has not counted yet."""
+        metrics = metrics or self.counted
+        try:
+            outcome = await self.session.write(counts=counts + _used(metrics, self.counted), **parts)
+        except OutcomeUnknown:
+            self.counted = metrics  # it may have been: nothing is counted twice
+            raise
+        self.counted = metrics
+        return outcome
 
     async def finish(self, *messages: Message, status: str = COMPLETED, metrics: Metrics | None = None, error: str | None = None) -> int:
         """Add the last messages and the run's end and release the claim, in one commit."""
@@ -146,11 +159,10 @@ class Run:
     ) -> Outcome:
         """As `finish`, with more `entries` before the run's end and other `parts` as in `Commit`."""
         time, metrics = now(), metrics or self.metrics
-        event = RunEvent(FORM, status, self.attempt, metrics, error, self.window, self.root)
+        event = RunEvent(FORM, status, self.attempt, metrics, error, self.window, self.root, self.place)
         added = (*self._messages(messages, time), *entries, self._event(event, time))
-        counts = counts_of(added) + _tokens(metrics, self.before)
         release = ClaimAct("release") if self.root is None else None
-        outcome = await self.session.write(entries=added, counts=counts, fence=self.fence, claim=release, time=time, **parts)
+        outcome = await self._counting(metrics, counts_of(added), entries=added, fence=self.fence, claim=release, time=time, **parts)
         self.ended = True
         return outcome
 
@@ -170,9 +182,8 @@ class Run:
         """Store the whole run, driven elsewhere, as it ended; the claim isn't touched."""
         time = now()
         added = (self._event(RunEvent(FORM, status, self.attempt, metrics, error), time),)
-        counts = counts_of(added) + _tokens(metrics, self.before) + Counts(runs=1)
         patch = HeadPatch(agent=self.agent) if self.agent else None
-        await self.session.write(entries=added, counts=counts, time=time, patch=patch, staged=False)
+        await self._counting(metrics, counts_of(added) + Counts(runs=1), entries=added, time=time, patch=patch, staged=False)
         self.ended = True
 
     def _event(self, event: RunEvent, time: int) -> NewEntry:
@@ -180,6 +191,37 @@ class Run:
 
     def _messages(self, messages: tuple[Message, ...], time: int) -> tuple[NewEntry, ...]:
         return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
+
+
+async def cancel(session: Session, run_id: str) -> bool:
+    """Record a run as cancelled and end its claim, whoever drives it; False for one that is over.
+
+    Its driver may write no more: it learns so from its next commit or heartbeat. `UsageError` for a run there is none of, or a part of one.
+    """
+    patience = Patience(WAIT)
+    while True:
+        run, _ = await session.run_log(run_id)
+        if run is None:
+            raise UsageError(f"there is no run {run_id!r} in {session.key}: nothing to cancel")
+        if run.root is not None and run.status == RUNNING:
+            raise UsageError(f"run {run_id!r} of {session.key} is part of run {run.root!r}: cancel that one")
+        if run.status not in (RUNNING, PAUSED, INTERRUPTED):
+            return False
+        try:
+            await _cancelled(session, run)
+        except (Conflict, Fenced) as moved:  # it went on meanwhile, or came to its end
+            await patience.again(moved)
+        else:
+            return True
+
+
+async def _cancelled(session: Session, run: RunInfo) -> None:
+    fence, time = session.held_by(run.id), now()
+    event = _encoded(RunEvent(FORM, CANCELLED, run.attempt, run.metrics, root=run.root))
+    added = (NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time),)
+    claim: dict[str, Any] = {"expect": session.version} if fence is None else {"fence": fence, "claim": ClaimAct("release")}
+    await session.write(entries=added, counts=counts_of(added), time=time, staged=False, **claim)
+    await session.look_who_waits()
 
 
 def message_entry(message: Message, time: int, run_id: str | None = None, agent: str | None = None) -> NewEntry:
@@ -204,8 +246,8 @@ def counts_of(added: tuple[NewEntry, ...]) -> Counts:
     return Counts(messages=sum([entry.kind == kinds.MESSAGE for entry in added]), bytes=sum([len(entry.body) for entry in added]))
 
 
-def _tokens(metrics: Metrics | None, before: Metrics) -> Counts:
-    """The tokens of `metrics` that are not counted yet."""
-    if metrics is None:
-        return Counts()
-    return Counts(input_tokens=metrics.input_tokens - before.input_tokens, output_tokens=metrics.output_tokens - before.output_tokens)
+def _used(metrics: Metrics, counted: Metrics) -> Counts:
+    """What of `metrics` is not counted yet."""
+    names = ("input_tokens", "output_tokens", "model_calls", "tool_calls")
+    new = {name: getattr(metrics, name) - getattr(counted, name) for name in names}
+    return Counts(**new, micros=round((metrics.seconds - counted.seconds) * 1_000_000))

@@ -56,6 +56,8 @@ class RunEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     window: dict[str, Any] = {}
     root: str | None = None
     """The run under whose claim this one goes on, where that isn't its own."""
+    place: int = 0
+    """How far the run had told its events by then; 0 where nobody counted."""
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +95,7 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
             attempt=event.attempt,
             started=old.started if old else entry.time,
             ended=None if going else entry.time,
-            metrics=event.metrics or Metrics(),
+            metrics=event.metrics or (old.metrics if old else Metrics()),
             error=event.error,
             window=(old.window if old else {}) | event.window,
             root=event.root,

@@ -19,9 +19,11 @@ from . import requirements, runs
 from .backend import (
     Backend,
     Blob,
+    BlobPut,
     BlobRange,
     ClaimAct,
     Commit,
+    Counts,
     Create,
     Erase,
     Head,
@@ -42,7 +44,7 @@ from .info import Link, SessionInfo, check_ttl, checked, copied, info_of, touch
 from .messages import Message, system
 from .requirements import Requirement
 from .rules import changes, may_use
-from .running import Run, counts_of, message_entry
+from .running import Run, cancel, counts_of, message_entry
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
 from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache, encode_value
 from .values import decode, encode
@@ -93,6 +95,11 @@ class Session:
     def info(self) -> SessionInfo:
         """The head as this handle has last seen it."""
         return info_of(self.id, self._seen)
+
+    @property
+    def metrics(self) -> Counts:
+        """What the session's life has used so far, as this handle has last seen it: runs, messages, tokens, calls, seconds, bytes."""
+        return self._seen.counts
 
     @property
     def name(self) -> str | None:
@@ -196,10 +203,10 @@ class Session:
             except Conflict as conflict:
                 await patience.again(conflict)
             else:
-                await self._look_who_waits()
+                await self.look_who_waits()
                 return len(gone)
 
-    async def _look_who_waits(self) -> None:
+    async def look_who_waits(self) -> None:
         """After a rewind: a run that waited for people may be gone."""
         if self._seen.waiting and not await self.requirements():
             await self.write(patch=HeadPatch(waiting=False), staged=False)
@@ -216,7 +223,7 @@ class Session:
             except Conflict as conflict:
                 await patience.again(conflict)
             else:
-                await self._look_who_waits()
+                await self.look_who_waits()
                 return newest[0].message()
 
     async def replace(self, messages: Sequence[Message], *, expect: int | None = None) -> int:
@@ -242,7 +249,7 @@ class Session:
                     raise
                 await patience.again(conflict)
             else:
-                await self._look_who_waits()
+                await self.look_who_waits()
                 return outcome.version
 
     async def delete(self) -> None:
@@ -355,6 +362,13 @@ class Session:
         told = await self.entries(kinds=(kinds.RUN,), run_id=check_id(run_id, "run id"), hidden=True)
         return runs.fold(told, self._seen.claim)[-1] if told else None
 
+    async def cancel_run(self, run_id: str) -> bool:
+        """End a run that is under way or waits for people, whoever drives it, as cancelled; False for one that is over.
+
+        Its driver may write no more, and stops. `UsageError` for a run that isn't there, or is a part of another.
+        """
+        return await cancel(self, check_id(run_id, "run id"))
+
     async def run_log(self, run_id: str) -> tuple[RunInfo | None, list[Entry]]:
         """One run by its id, or None, with everything recorded under it, hidden entries included; one read."""
         found = await self.entries(run_id=check_id(run_id, "run id"), hidden=True)
@@ -407,11 +421,14 @@ class Session:
             yield run
 
     @asynccontextmanager
-    async def holding(self, run: Run, lease: float) -> AsyncGenerator[None]:
-        """The body of a run that has begun: it is kept alive meanwhile and this is the `current` session; however it ends is recorded."""
+    async def holding(self, run: Run, lease: float, lost: Callable[[], object] | None = None) -> AsyncGenerator[None]:
+        """The body of a run that has begun: it is kept alive meanwhile and this is the `current` session; however it ends is recorded.
+
+        `lost` is called when a heartbeat finds that the claim has ended: taken over, cancelled, or gone with its session.
+        """
         outer = _current.get()
         _current.set((self, run.fence, run.root or run.id))
-        with self._beating(run.fence, lease) if run.root is None else nullcontext():
+        with self._beating(run.fence, lease, lost) if run.root is None else nullcontext():
             try:
                 yield
                 if not run.ended:
@@ -623,6 +640,10 @@ class Session:
             return patch
         return msgspec.structs.replace(patch or HeadPatch(), service_ids={"": self._service_id})
 
+    async def look(self, plan: ReadPlan) -> Snapshot:
+        """What `plan` asks for, of one moment of the session, as it is stored."""
+        return await self._read(plan)
+
     async def blobs(self, namespace: str, *, prefix: str = "") -> list[Blob]:
         """The blobs of one namespace whose keys begin with `prefix`, in the order of keys."""
         wanted = BlobRange(namespace=namespace, prefix=prefix)
@@ -683,27 +704,35 @@ class Session:
                 take = msgspec.structs.replace(take, seen=patience.watch(busy.fence, busy.beat, busy.lease))
                 await patience.step()
 
-    async def _renew(self, fence: int) -> None:
-        """One heartbeat. It leaves the handle alone, for it may come from another thread than the handle's."""
+    async def beat(self, fence: int, *blobs: BlobPut) -> None:
+        """One heartbeat, and what is told along with it. It leaves the handle alone, for it may come from another thread than its own."""
         link = self._linked
-        renew = link.commit(self.user_id, incarnation=self._seen.incarnation, fence=fence, claim=ClaimAct("renew"))
+        renew = link.commit(self.user_id, incarnation=self._seen.incarnation, fence=fence, blobs=blobs, claim=ClaimAct("renew"))
         await link.backend.commit(self.key, renew)
+
+    def held_by(self, run_id: str) -> int | None:
+        """The fence of the claim that this run holds, as last seen; None while it holds none."""
+        claim = self._seen.claim
+        return self._seen.fence if claim is not None and claim.holder == run_id else None
 
     def forget_claim(self) -> None:
         """Commits of this handle carry no fence any more; the claim itself is left as it is."""
         self._fence = None
 
     @contextmanager
-    def _beating(self, fence: int, lease: float) -> Generator[None]:
+    def _beating(self, fence: int, lease: float, lost: Callable[[], object] | None = None) -> Generator[None]:
         """Show that the holder lives, three times a lease, until the body ends or is fenced."""
         from asyncio import create_task, sleep
 
         async def beat() -> None:
-            with suppress(Fenced, SessionGone, SessionNotFound):
+            try:
                 while True:
                     await sleep(lease / 3)
                     with suppress(StoreError):  # the next beat may get through
-                        await self._renew(fence)
+                        await self.beat(fence)
+            except (Fenced, SessionGone, SessionNotFound):
+                if lost is not None:
+                    lost()
 
         beating = create_task(beat())
         self._fence = fence
