@@ -227,7 +227,7 @@ def test_a_list_fits_its_terminal_and_keeps_ids_whole(url: str, monkeypatch: pyt
 
 def test_show_tells_what_was_said(url: str) -> None:
     shown = said("sessions", "show", "ada-1", "-s", url)
-    for words in ("Order A-17", "4 messages, 1 run", "1,200 + 34", '{"plan": "pro", "seats": 3}'):
+    for words in ("Order A-17", "4 messages, 1 run", "2 model calls, 1 tool call, 1.5 s", "1,200 + 34", '{"plan": "pro", "seats": 3}'):
         assert words in shown
     for words in ("   2  user  20", "   3  assistant  desk  20", "(thinking) I should look.", '→ get_order(id="A-17")', "← get_order: {"):
         assert words in shown
@@ -245,7 +245,8 @@ def test_show_can_tell_of_state_and_runs(url: str) -> None:
     assert told["state"] == {"total": {"$": ["decimal", "12.50"]}}
     assert told["cache"] == {"token": "secret"}
     assert told["runs"][0]["metrics"]["input_tokens"] == 1200
-    assert told["session"]["counts"] == {"runs": 1, "messages": 4, "input_tokens": 1200, "output_tokens": 34, "bytes": ANY}
+    used = {"input_tokens": 1200, "output_tokens": 34, "model_calls": 2, "tool_calls": 1, "micros": 1_500_000}
+    assert told["session"]["counts"] == {"runs": 1, "messages": 4, "bytes": ANY} | used
 
 
 def test_show_begins_near_the_end_and_says_so(url: str) -> None:

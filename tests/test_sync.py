@@ -54,7 +54,7 @@ ENGINE = {
     "Team": {"crew"},
     "Workflow": {"crew"},
     "RunStream": {"aclose"},
-    "Run": {"add", "again", "before", "begin", "end", "fail", "metrics", "record", "root", "start", "under_way", "unsaved", "window"},
+    "Run": {"add", "again", "begin", "counted", "end", "fail", "metrics", "record", "root", "start", "under_way", "unsaved", "window"},
 }
 """What is public for the engine's own modules and the adapters, which are asynchronous themselves."""
 ONLY_BLOCKING = {

@@ -37,7 +37,7 @@ class Run:
         self.ended = False
         self.metrics: Metrics | None = None
         """What the run has used so far: stored with its end, however it ends."""
-        self.counted = Metrics()
+        self.counted: Metrics = Metrics()
         """What of `metrics` the session has counted: by earlier tries, and by the commits of this one."""
         self.window: dict[str, Any] = {}
         """What the model was sent, for the record: stored with the run's end, and with its beginning as far as it is known then."""

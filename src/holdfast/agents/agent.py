@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, Literal, overload
 
 from .. import entries as kinds
+from ..backend import Counts
 from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
@@ -269,6 +270,10 @@ class Agent:
     async def get_session_name(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
         """The session's name, or None while it has none; `SessionNotFound` where there is no session."""
         return (await self._there(session_id, user_id)).name
+
+    async def get_session_metrics(self, session_id: str | None = None, *, user_id: str | None = None) -> Counts:
+        """What all runs of a session have used so far, every try of them; `SessionNotFound` where there is no session."""
+        return (await self._there(session_id, user_id)).metrics
 
     async def _name_for(self, session: Session) -> str:
         first = await session.entries(first=4 * naming.FIRST, kinds=(kinds.MESSAGE,))

@@ -56,7 +56,9 @@ class Driving:
         self._pending: list[Message] = []
         self._notes: list[NewEntry] = []
         self._partial = ""
-        self._began = time.perf_counter()
+        self._began = 0.0
+        self._earlier = 0.0
+        """Seconds that earlier tries of this run took."""
         self._used = Metrics()
         self._blobs: tuple[BlobPut, ...] = ()
         self._acting = False
@@ -88,6 +90,14 @@ class Driving:
 
     async def _body(self, started: list[Entry], emit: Emit) -> RunOutput:
         """The run once it has begun."""
+        self._began = time.perf_counter()
+        try:
+            return await self._through(started, emit)
+        except BaseException:
+            self._count()  # what it took until then is stored with how it ended
+            raise
+
+    async def _through(self, started: list[Entry], emit: Emit) -> RunOutput:
         emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
         if self._before.cancelled:
             await self._cancel_members()
@@ -131,7 +141,8 @@ class Driving:
         if run is None:
             return Before(version=self.session.version)
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
-        self.run.before = self._used = run.metrics
+        self.run.counted = self._used = run.metrics
+        self._earlier = run.metrics.seconds
         return look(run, found, self.session.version, self.orders, self.crew)
 
     async def _start(self, wait: float) -> list[Entry]:
@@ -345,9 +356,7 @@ class Driving:
 
     def _count(self, **more: int) -> None:
         used = {name: getattr(self._used, name) + value for name, value in more.items()}
-        self._used = msgspec.structs.replace(
-            self._used, **used, seconds=round(self.run.before.seconds + time.perf_counter() - self._began, 6)
-        )
+        self._used = msgspec.structs.replace(self._used, **used, seconds=round(self._earlier + time.perf_counter() - self._began, 6))
         self.run.metrics = self._used
 
     # --- the end ---

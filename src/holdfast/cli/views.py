@@ -55,6 +55,7 @@ def header(it: SessionInfo) -> Table:
     """What a session is."""
     counts = it.counts
     tokens = f"{counts.input_tokens:,} + {counts.output_tokens:,}" if counts.input_tokens or counts.output_tokens else None
+    calls = f"{counted(counts.model_calls, 'model call')}, {counted(counts.tool_calls, 'tool call')}"
     return facts(
         (
             ("session", it.id),
@@ -67,6 +68,7 @@ def header(it: SessionInfo) -> Table:
             ("expires", it.expires_at and f"{moment(it.expires_at)} ({ago(it.expires_at)})"),
             ("holds", f"{counted(counts.messages, 'message')}, {counted(counts.runs, 'run')}, {size(counts.bytes)}"),
             ("tokens", tokens and f"{tokens} (in + out)"),
+            ("used", f"{calls}, {counts.seconds:.1f} s" if counts.model_calls else None),
             ("status", None if _status(it) == "-" else _status(it)),
             ("forked from", it.origin and f"{it.origin.session_id} at version {it.origin.version}"),
             ("parent", it.parent),

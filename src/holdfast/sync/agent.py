@@ -15,6 +15,7 @@ from ..agents.events import Event
 from ..agents.history import DEFAULT, History
 from ..agents.orders import Instructions
 from ..agents.output import RunOutput
+from ..backend import Counts
 from ..messages import Message
 from ..requirements import Decision
 from ..runs import LEASE, WAIT
@@ -189,6 +190,9 @@ class Agent:
 
     def get_session_name(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
         return self.store.call(self.aio.get_session_name(session_id, user_id=user_id))
+
+    def get_session_metrics(self, session_id: str | None = None, *, user_id: str | None = None) -> Counts:
+        return self.store.call(self.aio.get_session_metrics(session_id, user_id=user_id))
 
     def _form(self, session: aio_session.Session) -> Session:
         return Session.of(session, Bridge(session.backend))

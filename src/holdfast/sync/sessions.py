@@ -22,7 +22,7 @@ from .. import running as aio_running
 from .. import session as aio
 from .. import state as aio_state
 from .. import store as aio_store
-from ..backend import Backend
+from ..backend import Backend, Counts
 from ..entries import Entry
 from ..errors import HoldfastError, InvalidValue
 from ..info import SessionInfo
@@ -333,6 +333,10 @@ class Session:
     @property
     def info(self) -> SessionInfo:
         return self.aio.info
+
+    @property
+    def metrics(self) -> Counts:
+        return self.aio.metrics
 
     @property
     def name(self) -> str | None:
