@@ -14,6 +14,8 @@ CONTRACT = ["backend", "rules", "ledger"]  # layer 1: each imports layer 0 and t
 LOWER = VALUES | set(CONTRACT)
 DRIVERS = {"backends", "wrappers"}  # layer 2: one database each; decorators of any backend
 ENGINE = [
+    "large",
+    "files",
     "state",
     "runs",
     "requirements",
@@ -27,7 +29,7 @@ ENGINE = [
 AGENTS = ["models", "agents"]  # layer 3
 FACES = {"holdfast", "sync"}  # everything below under one roof, as it is and blocking
 OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
-PUBLIC = LOWER | FACES | set(AGENTS) | {"copying"}
+PUBLIC = LOWER | FACES | set(AGENTS) | {"copying", "large"}
 
 MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is the package's own __init__
     **dict.fromkeys(FACES, LOWER | set(ENGINE) | set(AGENTS)),
@@ -51,7 +53,7 @@ THIRD_PARTY = {  # dependency -> the one place that may import it
     "langgraph": "holdfast.adapters.langgraph",
     "msgspec": "holdfast",
     "openai": "holdfast.adapters.openai_agents",
-    "opentelemetry": "holdfast.wrappers.tracing",
+    "opentelemetry": "holdfast",  # the wrapper that traces, and the middleware that does
     "psycopg": "holdfast.backends.postgres",
     "psycopg_pool": "holdfast.backends.postgres",
     "pydantic": "holdfast.agents",

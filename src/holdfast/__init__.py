@@ -16,6 +16,7 @@ from .errors import (
     Conflict,
     Corrupt,
     Fenced,
+    FileNotFound,
     HoldfastError,
     InvalidId,
     InvalidURL,
@@ -37,6 +38,7 @@ from .errors import (
     Unsupported,
     UsageError,
 )
+from .files import FileInfo
 from .info import SessionInfo
 from .messages import (
     Blob,
@@ -80,6 +82,8 @@ __all__ = [
     "Entry",
     "Fenced",
     "File",
+    "FileInfo",
+    "FileNotFound",
     "History",
     "HoldfastError",
     "InvalidId",

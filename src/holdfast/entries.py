@@ -24,6 +24,10 @@ HANDOFF = "handoff"
 NOTE = "note"
 INSTRUCTIONS = "instructions"
 """The namespace of the blobs that hold the instructions of runs, each distinct text once."""
+LARGE = "large"
+"""The namespace of the blobs that hold large values of messages, each distinct one once."""
+FILES = "files"
+"""The namespace of the blobs that people put into a session by name."""
 KINDS = (MESSAGE, RUN, REQUIREMENT, DECISION, STEP, STATE, SUMMARY, HANDOFF, NOTE)
 
 

@@ -9,6 +9,7 @@ HoldfastError
 │   ├── MissingExtra           an optional dependency is not installed                    (ImportError)
 │   ├── Unsupported            this backend doesn't do that, and says so before any I/O
 │   ├── SessionNotFound        no such session, or not yours: the two look the same       (LookupError)
+│   ├── FileNotFound           the session has no file of that name                       (LookupError)
 │   ├── SessionExists          created twice where once was asked
 │   ├── SessionGone            the life of the session this write belongs to has ended
 │   ├── SessionBusy            another run holds the session
@@ -63,6 +64,10 @@ class Unsupported(UsageError):
 
 class SessionNotFound(UsageError, LookupError):
     """There is no such session for this caller."""
+
+
+class FileNotFound(UsageError, LookupError):
+    """The session has no file of that name."""
 
 
 class SessionExists(UsageError):

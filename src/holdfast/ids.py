@@ -38,6 +38,7 @@ def check_session_id(value: object) -> str:
 _WHEN_EMPTY = {
     "session id": "leave it out to have one made",
     "run id": "leave it out to have one made",
+    "file name": "name it",
     "user id": "leave it out where there is no user",
     "agent name": "leave it out where it has none",
     "tenant": "leave it out where there is only one",

@@ -16,6 +16,10 @@ from .errors import Corrupt, InvalidValue
 
 FORM = 1
 """Version of the stored form of a message body."""
+LIGHT = 2
+"""The form of a body whose large values are kept elsewhere: in their places are strings that begin with `LEFT_OUT`."""
+LEFT_OUT = "\0holdfast:"
+"""`LEFT_OUT` + KIND:KEY:SIZE stands for a value of that kind, `text` or `json`, and of so many bytes."""
 
 
 class _Part(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -112,6 +116,7 @@ class Message(msgspec.Struct, frozen=True, eq=False):
     """One message. `id` and `run_id` are set once it is stored; two messages are equal when role, parts and name are.
 
     `role` is any text that isn't empty, as in the OpenTelemetry schema, which names `system`, `user`, `assistant` and `tool`.
+    `light`: large values were left out when it was read; `await session.whole([message])` brings them in.
     """
 
     role: str
@@ -120,11 +125,13 @@ class Message(msgspec.Struct, frozen=True, eq=False):
     native: Native | None = None
     id: str | None = None
     run_id: str | None = None
+    light: bool = False
 
     @property
     def text(self) -> str:
-        """The text parts, joined."""
-        return "".join(part.content for part in self.parts if isinstance(part, Text))
+        """The text parts, joined. Of a light message: what was left out is said in brackets."""
+        texts = [part.content for part in self.parts if isinstance(part, Text)]
+        return "".join([described(text) for text in texts] if self.light else texts)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
@@ -160,6 +167,14 @@ def _plain(role: str, text: str, name: str | None) -> Message:
     return Message(role, (Text(text),), name)
 
 
+def described(text: str) -> str:
+    """A text of a light message for people: `[16,384 bytes of text]` where it was left out."""
+    if not text.startswith(LEFT_OUT):
+        return text
+    _, kind, _, size = text.split(":")
+    return f"[{int(size):,} bytes of {kind}]"
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Body)
 
@@ -169,6 +184,8 @@ def encode_message(message: Message) -> bytes:
     if not isinstance(message, Message):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         fix = "unpack it with *" if isinstance(message, (list, tuple)) else "use user(...), assistant(...) or Message(role, parts)"
         raise InvalidValue(f"expected a Message, got {type(message).__name__}: {fix}")
+    if message.light:
+        raise InvalidValue("this message was read without its large values: store what `await session.whole([message])` gives")
     if not message.role:
         raise InvalidValue(f"a message has role {message.role!r}: give any text that isn't empty, such as 'user' or 'assistant'")
     try:
@@ -202,7 +219,7 @@ def decode_message(body: bytes, id: str | None = None, run_id: str | None = None
         return _decode_loose(body, id, run_id)
     except msgspec.DecodeError as error:
         raise Corrupt(f"message {id or '?'} is not readable: {error}") from error
-    return Message(it.role, it.parts, it.name, it.native, id, run_id)
+    return Message(it.role, it.parts, it.name, it.native, id, run_id, it.v == LIGHT)
 
 
 def _loose(message: Message) -> dict[str, object]:
@@ -216,6 +233,7 @@ class _LooseBody(msgspec.Struct):
     parts: list[dict[str, Any]] = []
     name: str | None = None
     native: Native | None = None
+    v: int = FORM
 
 
 def _decode_loose(body: bytes, id: str | None, run_id: str | None) -> Message:
@@ -223,7 +241,7 @@ def _decode_loose(body: bytes, id: str | None, run_id: str | None) -> Message:
         it = msgspec.json.decode(body, type=_LooseBody)
     except msgspec.MsgspecError as error:
         raise Corrupt(f"message {id or '?'} is not readable: {error}") from error
-    return Message(it.role, tuple(part_from(part) for part in it.parts), it.name, it.native, id, run_id)
+    return Message(it.role, tuple(part_from(part) for part in it.parts), it.name, it.native, id, run_id, it.v == LIGHT)
 
 
 def part_from(data: Mapping[str, Any]) -> Part:

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from .backend import BlobDrop, BlobRange, Claim, ClaimAct, Commit, Filter, Head, HeadPatch, Key, Window
-from .entries import Entry
+from .backend import BlobDrop, BlobPut, BlobRange, Claim, ClaimAct, Commit, Filter, Head, HeadPatch, Key, Window
+from .entries import FILES, LARGE, Entry
 from .errors import CommitReused, Conflict, Fenced, InvalidValue, SessionBusy, SessionExists, SessionGone, SessionNotFound, TooLarge
 
 COMMITS_KEPT = 1024
@@ -109,12 +109,25 @@ def check_sizes(commit: Commit, limit: int) -> None:
     for put in commit.puts:
         _check_size(f"state key {put.key!r}", len(put.value or b""), limit)
     for blob in commit.blobs:
-        _check_size(f"blob {blob.namespace}/{blob.key}", len(blob.data), limit)
+        _check_size(_named(blob, commit), len(blob.data), limit)
+
+
+def _named(blob: BlobPut, commit: Commit) -> str:
+    """The blob as its author knows it."""
+    if blob.namespace == FILES:
+        return f"file {blob.key!r}"
+    if blob.namespace == LARGE:
+        held = [it for it in commit.entries if blob.key.encode() in it.body]
+        return f"a value of {held[0].kind} entry {held[0].id}" if held else "a value of a message"
+    return f"blob {blob.namespace}/{blob.key}"
 
 
 def _check_size(what: str, size: int, limit: int) -> None:
     if size > limit:
-        raise TooLarge(f"{what} has {size:,} bytes: this store takes at most {limit:,}; keep large data elsewhere and store a reference")
+        fix = "keep large data elsewhere and store a reference"
+        if what.startswith("state key"):
+            fix = "keep large data in files of the session (session.put_file), each of at most that, for its state is read every time"
+        raise TooLarge(f"{what} has {size:,} bytes: this store takes at most {limit:,}; {fix}")
 
 
 def _created(key: Key, commit: Commit) -> Head:

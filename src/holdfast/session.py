@@ -15,10 +15,11 @@ import msgspec
 from msgspec import UNSET
 
 from . import entries as kinds
-from . import requirements, runs
+from . import files, large, requirements, runs
 from .backend import (
     Backend,
     Blob,
+    BlobDrop,
     BlobPut,
     BlobRange,
     ClaimAct,
@@ -39,8 +40,10 @@ from .backend import (
 )
 from .entries import Entry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, StoreError, UsageError
+from .files import FileInfo
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
 from .info import Link, SessionInfo, check_ttl, checked, copied, info_of, touch
+from .large import Stored
 from .messages import Message, system
 from .requirements import Requirement
 from .rules import changes, may_use
@@ -195,7 +198,7 @@ class Session:
         patience = runs.Patience(WAIT)
         while True:
             first = to + 1 if to is not None else await self._seq_of_last(last or 0)
-            gone = await self.entries(after=first - 1)
+            gone = await self.entries(after=first - 1, light=True)
             if not gone:
                 return 0
             try:
@@ -215,7 +218,7 @@ class Session:
         """Hide the newest message and return it; None when there is none."""
         patience = runs.Patience(WAIT)
         while True:
-            newest = await self.entries(last=1, kinds=(kinds.MESSAGE,))
+            newest = await self.entries(last=1, kinds=(kinds.MESSAGE,), light=True)
             if not newest:
                 return None
             try:
@@ -224,7 +227,7 @@ class Session:
                 await patience.again(conflict)
             else:
                 await self.look_who_waits()
-                return newest[0].message()
+                return (await self.whole(newest))[0].message()
 
     async def replace(self, messages: Sequence[Message], *, expect: int | None = None) -> int:
         """Hide the whole history and put `messages` in its place, in one atomic commit; the version after it."""
@@ -283,23 +286,25 @@ class Session:
 
     # --- reading ---
 
-    async def get_messages(self, *, last: int | None = None, before: int | None = None) -> list[Message]:
+    async def get_messages(self, *, last: int | None = None, before: int | None = None, light: bool = False) -> list[Message]:
         """The messages in order: all of them, or the newest `last` (before seq `before`), tool calls and system messages included.
 
         The instructions of an agent's runs are shown as a system message where a run has others than the one before it.
+        `light`: large values are left out, as in `entries`.
         """
         _check_numbers(last=last, before=before)
         told: list[Entry] = []
         step = None if last is None else 2 * last + 8
         while True:
-            page = await self.entries(last=step, before=told[0].seq if told else before, kinds=(kinds.MESSAGE, kinds.RUN))
+            page = await self.entries(last=step, before=told[0].seq if told else before, kinds=(kinds.MESSAGE, kinds.RUN), light=True)
             told = page + told
             if last is None or len(page) < (step or 0) or sum([entry.kind == kinds.MESSAGE for entry in told]) > last:
                 break
         shown = list(runs.with_instructions(told))
         texts = await self._instructions({it for it in shown if isinstance(it, str)})
         messages = [texts.get(it, system("")) if isinstance(it, str) else it.message() for it in shown]
-        return messages if last is None else messages[max(len(messages) - last, 0) :]
+        messages = messages if last is None else messages[max(len(messages) - last, 0) :]
+        return messages if light else await self.whole(messages)
 
     async def _instructions(self, keys: set[str]) -> dict[str, Message]:
         """The instructions stored under these keys, as system messages."""
@@ -316,11 +321,11 @@ class Session:
         before: int | None = None
         step = None if last is None else max(4 * last, 16)
         while True:
-            page = await self.entries(last=step, before=before, kinds=(kinds.MESSAGE,))
+            page = await self.entries(last=step, before=before, kinds=(kinds.MESSAGE,), light=True)
             messages = [message for message in (entry.message() for entry in page) if message.role in _CHAT_ROLES and message.text]
             said = messages + said
             if last is None or len(page) < (step or 0) or len(said) >= last:
-                return said if last is None else said[max(len(said) - last, 0) :]
+                return await self.whole(said if last is None else said[max(len(said) - last, 0) :])
             before = page[0].seq
 
     async def entries(
@@ -333,8 +338,12 @@ class Session:
         kinds: tuple[str, ...] = (),
         run_id: str | None = None,
         hidden: bool = False,
+        light: bool = False,
     ) -> list[Entry]:
-        """Records of the log in order: the newest `last` or the `first` with after < seq < before, of the named kinds and run."""
+        """Records of the log in order: the newest `last` or the `first` with after < seq < before, of the named kinds and run.
+
+        `light`: large texts, media and results of messages are left out; `whole` brings them in. Otherwise they cost one more read.
+        """
         _check_numbers(last=last, first=first, after=after, before=before)
         if last is not None and first is not None:
             raise UsageError("entries takes either last=N or first=N")
@@ -342,7 +351,19 @@ class Session:
             raise InvalidValue(f"kinds={kinds!r} is a string: give a tuple, ({kinds!r},)")
         limit = last if first is None else first
         window = Window(after=after, before=before, limit=limit, newest=first is None, kinds=kinds, run_id=run_id, hidden=hidden)
-        return (await self._read(ReadPlan(state_since=self.cells.synced, entries=window))).entries or []
+        found = (await self._read(ReadPlan(state_since=self.cells.synced, entries=window))).entries or []
+        return found if light else await self.whole(found)
+
+    async def whole(self, items: Sequence[Stored]) -> list[Stored]:
+        """Messages or entries of this session that were read light, with their large values; what is whole stays as it is, unread.
+
+        A read for every 8 MiB, none where nothing was left out. What the handle knows of the session stays as it was.
+        """
+        values: dict[str, bytes] = {}
+        for wanted in large.reads(large.left_out(items)):
+            blobs = (await self._peek(ReadPlan(blobs=(wanted,)))).blobs or []
+            values |= {blob.key: blob.data for blob in blobs if blob.data is not None}
+        return [large.whole(it, values) for it in items]
 
     async def runs(self, *, last: int = 20) -> list[RunInfo]:
         """The newest `last` runs in the order they began."""
@@ -369,9 +390,9 @@ class Session:
         """
         return await cancel(self, check_id(run_id, "run id"))
 
-    async def run_log(self, run_id: str) -> tuple[RunInfo | None, list[Entry]]:
-        """One run by its id, or None, with everything recorded under it, hidden entries included; one read."""
-        found = await self.entries(run_id=check_id(run_id, "run id"), hidden=True)
+    async def run_log(self, run_id: str, *, light: bool = False) -> tuple[RunInfo | None, list[Entry]]:
+        """One run by its id, or None, with everything recorded under it, hidden entries included; `light` as in `entries`."""
+        found = await self.entries(run_id=check_id(run_id, "run id"), hidden=True, light=light)
         told = runs.fold([entry for entry in found if entry.kind == kinds.RUN], self._seen.claim)
         return (told[-1] if told else None), found
 
@@ -385,6 +406,29 @@ class Session:
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""
         await self._read(ReadPlan(state_since=self.cells.synced))
         self.cells.detach()
+
+    # --- files ---
+
+    async def put_file(self, name: str, data: bytes | str, *, type: str | None = None) -> None:
+        """Store a file with the session, in the place of one with this name; `TooLarge` above the store's `max_entry_bytes`.
+
+        `type`: its media type; `text/plain` for text and `application/octet-stream` for bytes.
+        """
+        await self.write(blobs=(files.put_of(name, data, type),), staged=False)
+
+    async def get_file(self, name: str) -> bytes:
+        """The bytes of a file; `FileNotFound` where there is none with this name."""
+        wanted = BlobRange(namespace=kinds.FILES, keys=(files.check_name(name),))
+        return files.data_of(name, (await self._read(ReadPlan(state_since=self.cells.synced, blobs=(wanted,)))).blobs or [])
+
+    async def list_files(self) -> list[FileInfo]:
+        """The files of the session by their names, without reading them."""
+        found = (await self._read(ReadPlan(state_since=self.cells.synced, blobs=(files.LISTED,)))).blobs or []
+        return [files.info_of(blob) for blob in found]
+
+    async def delete_file(self, name: str) -> None:
+        """Remove a file; nothing where there is none with this name."""
+        await self.write(drops=(BlobDrop(kinds.FILES, files.check_name(name)),), staged=False)
 
     # --- running ---
 
@@ -547,6 +591,14 @@ class Session:
         return self.cells.cleared or self._service_id is not UNSET or bool(self.cells.pending())
 
     async def _read(self, plan: ReadPlan) -> Snapshot:
+        snapshot = await self._peek(plan)
+        self._learn(snapshot)
+        if snapshot.head.ttl is not None:
+            await touch(self._linked, self.key, snapshot.head, self.user_id)
+        return snapshot
+
+    async def _peek(self, plan: ReadPlan) -> Snapshot:
+        """A read of which the handle learns nothing: what is written next is judged by what was seen before."""
         link = self._linked
         snapshot = await link.backend.read(self.key, plan)
         if snapshot is None and self._head is None:
@@ -555,9 +607,6 @@ class Session:
             raise SessionGone(f"session {self.id!r} was cleared, deleted or expired since this handle last saw it: open it again")
         if not may_use(snapshot.head, self.user_id, not link.as_admin):
             raise SessionNotFound(f"there is no {self.key} for this caller: it has become another user's")
-        self._learn(snapshot)
-        if snapshot.head.ttl is not None:
-            await touch(link, self.key, snapshot.head, self.user_id)
         return snapshot
 
     def _learn(self, snapshot: Snapshot) -> None:
@@ -610,7 +659,7 @@ class Session:
             fence=fence,
             **parts,
         )
-        outcome = await link.backend.commit(self.key, commit)
+        outcome = await link.backend.commit(self.key, large.lightened(self.key, commit))
         made = changes(commit) and not outcome.repeated
         self._advance(head, outcome.head)
         if act == "release":
@@ -677,7 +726,7 @@ class Session:
     async def _seq_of_last(self, last: int) -> int:
         if last < 1:
             raise InvalidValue(f"last={last}: give a number of messages, 1 or more")
-        newest = await self.entries(last=last, kinds=(kinds.MESSAGE,))
+        newest = await self.entries(last=last, kinds=(kinds.MESSAGE,), light=True)
         return newest[0].seq if newest else self._seen.seq + 1
 
     def standing(self, patience: runs.Patience) -> tuple[int, int] | None:

@@ -25,7 +25,9 @@ from .. import store as aio_store
 from ..backend import Backend, Counts
 from ..entries import Entry
 from ..errors import HoldfastError, InvalidValue
+from ..files import FileInfo
 from ..info import SessionInfo
+from ..large import Stored
 from ..messages import Message
 from ..requirements import Requirement
 from ..runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
@@ -407,8 +409,8 @@ class Session:
         assert self._bridge is not None
         return Session.of(forked, self._bridge)
 
-    def get_messages(self, *, last: int | None = None, before: int | None = None) -> list[Message]:
-        return self.call(self.aio.get_messages(last=last, before=before))
+    def get_messages(self, *, last: int | None = None, before: int | None = None, light: bool = False) -> list[Message]:
+        return self.call(self.aio.get_messages(last=last, before=before, light=light))
 
     def get_chat_history(self, *, last: int | None = None) -> list[Message]:
         return self.call(self.aio.get_chat_history(last=last))
@@ -423,9 +425,27 @@ class Session:
         kinds: tuple[str, ...] = (),
         run_id: str | None = None,
         hidden: bool = False,
+        light: bool = False,
     ) -> list[Entry]:
-        wanted = self.aio.entries(last=last, first=first, after=after, before=before, kinds=kinds, run_id=run_id, hidden=hidden)
+        wanted = self.aio.entries(
+            last=last, first=first, after=after, before=before, kinds=kinds, run_id=run_id, hidden=hidden, light=light
+        )
         return self.call(wanted)
+
+    def whole(self, items: Sequence[Stored]) -> list[Stored]:
+        return self.call(self.aio.whole(items))
+
+    def put_file(self, name: str, data: bytes | str, *, type: str | None = None) -> None:
+        self.call(self.aio.put_file(name, data, type=type))
+
+    def get_file(self, name: str) -> bytes:
+        return self.call(self.aio.get_file(name))
+
+    def list_files(self) -> list[FileInfo]:
+        return self.call(self.aio.list_files())
+
+    def delete_file(self, name: str) -> None:
+        self.call(self.aio.delete_file(name))
 
     def runs(self, *, last: int = 20) -> list[RunInfo]:
         return self.call(self.aio.runs(last=last))
