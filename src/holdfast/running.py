@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import entries as kinds
-from .backend import ClaimAct, Counts, HeadPatch, Outcome
+from .backend import BlobDrop, ClaimAct, Counts, HeadPatch, Outcome
 from .entries import NewEntry
 from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
@@ -44,7 +44,9 @@ class Run:
         self.unsaved: tuple[Message, ...] = ()
         """Messages to be stored with the end even if the run fails."""
         self.place = 0
-        """How far the run has told its events: stored with its end, so that others tell on from there."""
+        """The place of the run's end among its events: stored with it, so that others tell it under the same number."""
+        self.drops: tuple[BlobDrop, ...] = ()
+        """What has been told along with heartbeats: it goes with the next commit."""
 
     async def begin(self, input: tuple[Message, ...], wait: float, lease: float, *, supplied: bool) -> None:
         """Store the input and the run's beginning and take the claim, in one commit.
@@ -135,8 +137,9 @@ class Run:
     async def _counting(self, metrics: Metrics | None, counts: Counts, **parts: Any) -> Outcome:
         """A commit of this run that counts, beside `counts`, what of `metrics` the session has not counted yet."""
         metrics = metrics or self.counted
+        drops, self.drops = self.drops, ()
         try:
-            outcome = await self.session.write(counts=counts + _used(metrics, self.counted), **parts)
+            outcome = await self.session.write(counts=counts + _used(metrics, self.counted), drops=drops, **parts)
         except OutcomeUnknown:
             self.counted = metrics  # it may have been: nothing is counted twice
             raise

@@ -85,7 +85,7 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
     for entry in entries:
         if entry.run_id is None:
             continue
-        event = _event(entry)
+        event = event_of(entry)
         old = runs.get(entry.run_id)
         going = event.status in (RUNNING, QUEUED)
         runs[entry.run_id] = RunInfo(
@@ -105,17 +105,18 @@ def fold(entries: list[Entry], claim: Claim | None) -> list[RunInfo]:
 
 def with_instructions(entries: list[Entry]) -> Iterator[Entry | str]:
     """The messages among `entries`, and before those of a run the key of its instructions where they are others than the last run's."""
-    told = {entry.run_id: key for entry in entries if entry.kind == RUN and (key := _event(entry).window.get("instructions"))}
+    told = {entry.run_id: key for entry in entries if entry.kind == RUN and (key := event_of(entry).window.get("instructions"))}
     known: str | None = None
     for entry in entries:
         if entry.kind != RUN:
             yield entry
-        elif _event(entry).status == RUNNING and (key := told.get(entry.run_id, known)) != known and key is not None:
+        elif event_of(entry).status == RUNNING and (key := told.get(entry.run_id, known)) != known and key is not None:
             yield key
             known = key
 
 
-def _event(entry: Entry) -> RunEvent:
+def event_of(entry: Entry) -> RunEvent:
+    """What a run entry tells; `Corrupt` where it can't be read."""
     try:
         return msgspec.json.decode(entry.body, type=RunEvent)
     except msgspec.MsgspecError as error:

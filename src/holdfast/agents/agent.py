@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any, Literal, overload
@@ -14,7 +14,7 @@ from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
-from ..runs import LEASE, WAIT
+from ..runs import CANCELLED, LEASE, WAIT
 from ..session import Session
 from ..store import Store
 from . import naming
@@ -22,11 +22,13 @@ from .around import ContextProvider, Middleware, Posthook, Prehook, check_around
 from .driving import Driving, Emit
 from .engine import Engine, Said, Turn
 from .events import Event
+from .following import follow
 from .history import DEFAULT, History
 from .orders import Crew, Instructions, Orders
 from .output import RunOutput
 from .stream import RunStream
 from .tools import checked_tools, name_of, options_of
+from .whole import invoked
 
 log = logging.getLogger("holdfast")
 Input = str | Message | Sequence[Message]
@@ -122,6 +124,7 @@ class Agent:
         user_id: str | None = None,
         run_id: str | None = None,
         stream: Literal[True],
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> RunStream: ...
@@ -134,6 +137,7 @@ class Agent:
         user_id: str | None = None,
         run_id: str | None = None,
         stream: bool = False,
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> Coroutine[Any, Any, RunOutput] | RunStream:
@@ -142,8 +146,10 @@ class Agent:
         The input is stored before the model is called, every tool's result before the model is asked again. One run at a time on a
         session: another waits up to `wait` seconds, then raises `SessionBusy` (0: at once). `run_id`: your own, to make a call safe to
         repeat: a completed run is returned, a paused one as it waits, one under way is waited for, one that failed goes on from what is
-        stored. `lease`: if the process of this run gives no sign of life for so many seconds, others may take the session over. What the
-        model's client raises is raised on, recorded as the run's error. Raises `SessionNotFound` on a session of another user.
+        stored. `detached`: a stream that nobody reads any more goes on to its end, and `follow` tells of it in any process, also of what is
+        not stored yet; otherwise it is cancelled with its reader. `lease`: if the process of this run gives no sign of life for so many
+        seconds, others may take the session over. What the model's client raises is raised on, recorded as the run's error. Raises
+        `SessionNotFound` on a session of another user.
         """
         orders = Orders(
             session=self._session(session, session_id, user_id),
@@ -153,6 +159,7 @@ class Agent:
             wait=wait,
             lease=lease,
             stream=stream,
+            detached=_detached(detached, stream),
             history=self._history,
         )
         return self._begun(orders)
@@ -180,6 +187,7 @@ class Agent:
         session_id: str | None = None,
         user_id: str | None = None,
         stream: Literal[True],
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> RunStream: ...
@@ -192,6 +200,7 @@ class Agent:
         session_id: str | None = None,
         user_id: str | None = None,
         stream: bool = False,
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> Coroutine[Any, Any, RunOutput] | RunStream:
@@ -214,13 +223,41 @@ class Agent:
             wait=wait,
             lease=lease,
             stream=stream,
+            detached=_detached(detached, stream),
             history=self._history,
         )
         return self._begun(orders)
 
     def _begun(self, orders: Orders) -> Coroutine[Any, Any, RunOutput] | RunStream:
         driving = Driving(self._crew, orders)
-        return RunStream(lambda emit: _explained(driving, emit)) if orders.stream else _explained(driving, _nobody)
+        if not orders.stream:
+            return _explained(driving, _nobody)
+        return RunStream(lambda emit: _explained(driving, emit), detached=orders.detached)
+
+    async def follow(
+        self, run_id: str, session_id: str | None = None, *, user_id: str | None = None, after: int = 0
+    ) -> AsyncIterator[Event]:
+        """The events of a run behind number `after`, whoever drives it and wherever: while it goes on, and after its end.
+
+        Each comes once, in order, `RunEnded` last; of a run that isn't streamed `detached` they come as they are stored. Raises
+        `SessionNotFound`, `UsageError` where there is no such run, `SessionGone` if its session goes meanwhile.
+        """
+        session = await self._there(session_id, user_id)
+        async with aclosing(follow(session, check_id(run_id, "run id"), after)) as events:
+            async for event in events:
+                yield event
+
+    async def cancel_run(self, run_id: str, session_id: str | None = None, *, user_id: str | None = None) -> bool:
+        """End a run that is under way or waits for people, in any process, as cancelled; False for one that is over.
+
+        The process that drives it stops at its next write or heartbeat. What is stored of the run stays. Raises `SessionNotFound`,
+        `UsageError` where there is no such run.
+        """
+        session = await self._there(session_id, user_id)
+        waits = [it for it in await session.requirements() if it.run_id == run_id]
+        if waits:
+            return (await self.continue_run(run_id, [waits[0].cancel()], session=session)).status == CANCELLED
+        return await session.cancel_run(run_id)
 
     def _session(self, session: Session | None, session_id: str | None, user_id: str | None) -> Session:
         """The handle of a call; nothing is read yet."""
@@ -361,6 +398,12 @@ def _messages(input: Input) -> tuple[Message, ...]:
     return tuple(given)
 
 
+def _detached(detached: bool, stream: bool) -> bool:
+    if detached and not stream:
+        raise InvalidValue("detached=True is for stream=True: a run that is awaited ends with whoever awaits it")
+    return detached
+
+
 def _decisions(given: Iterable[Decision]) -> tuple[Decision, ...]:
     decided = tuple(given) if isinstance(given, Iterable) else (given,)  # pyright: ignore[reportUnnecessaryIsInstance]
     for it in decided:
@@ -377,7 +420,7 @@ def _blank(message: Message) -> bool:
 async def _explained(driving: Driving, emit: Emit) -> RunOutput:
     """The run; an error tells who catches it where it is."""
     try:
-        return await driving.go(emit)
+        return await invoked(driving.crew, driving.orders, driving.run, lambda: driving.go(emit))
     except Exception as error:
         if not isinstance(error, HoldfastError):
             error.add_note(

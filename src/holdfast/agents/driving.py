@@ -7,6 +7,7 @@ it told is stored.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -17,9 +18,9 @@ from typing import Any, cast
 import msgspec
 
 from .. import entries as kinds
-from ..backend import BlobPut, HeadPatch, Range, ReadPlan, Window
+from ..backend import BlobDrop, BlobPut, HeadPatch, Range, ReadPlan, Window
 from ..entries import INSTRUCTIONS, Entry, NewEntry
-from ..errors import Conflict, OutcomeUnknown, SessionNotFound, UsageError
+from ..errors import Conflict, Fenced, OutcomeUnknown, SessionNotFound, UsageError
 from ..ids import new_id, now
 from ..messages import Message, Text, to_otel
 from ..requirements import Requirement, entry_of
@@ -31,9 +32,11 @@ from .engine import Answered, Delta, Done, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import DEEP_PAGE, KINDS, History, Past, calls_of, choose, results_of, valid
 from .line import in_line
+from .live import LIVE, Live
 from .members import cancel, run_id_of
 from .orders import Crew, Orders
-from .output import RunOutput
+from .output import RunOutput, ended
+from .sequence import Place, place_of, spoken, widths
 from .tools import name_of, options_of
 from .watching import Watched
 
@@ -67,9 +70,15 @@ class Driving:
         self._plain: Any = None
         self._held: list[Requirement] = []
         self._service: str | None = None
+        self._place = Place()
+        self._streamed = 0
+        """Places of the pieces of the answer that comes in now."""
+        self._live: Live | None = None
+        self._lost = False
 
     async def go(self, emit: Emit) -> RunOutput:
         """Run; what happens is told to `emit` as it happens, the output last."""
+        self._listener = emit
         await self.crew.store.tidy()
         if (outer := self.session.running_here()) is not None:
             self.session, self.run.root = outer
@@ -82,23 +91,54 @@ class Driving:
             async with in_line(self.session, patience) if self.run.root is None else nullcontext():
                 started = await self._begin(patience)
                 if started is not None:
-                    async with self.session.holding(self.run, self.orders.lease):
-                        output = await self._body(started, emit)
+                    output = await self._held_by_us(started)
+                    self._place.place += 1
         output = output or self._settled()
-        emit(RunEnded(output))
+        emit(RunEnded(output, number=self._place.number))
         return output
 
-    async def _body(self, started: list[Entry], emit: Emit) -> RunOutput:
-        """The run once it has begun."""
+    async def _held_by_us(self, started: list[Entry]) -> RunOutput:
+        """The run once it has begun, until it ends or somebody else ends it."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        def lose() -> None:
+            self._lost = True
+            task.cancel()
+
+        self._live = Live(self.run, lose) if self.orders.detached and self.run.root is None else None
+        try:
+            async with self.session.holding(self.run, self.orders.lease, lose), self._live.telling() if self._live else nullcontext():
+                return await self._body(started)
+        except asyncio.CancelledError:
+            if not self._lost or task.uncancel():
+                raise
+        except Fenced:
+            if self.run.root is not None:
+                raise
+        return await self._taken_away()
+
+    async def _taken_away(self) -> RunOutput:
+        """The claim has ended under this run: somebody cancelled it, or took it for dead and went on with it."""
+        run = await self.session.get_run(self.run.id)
+        if run is None or run.status != CANCELLED or run.attempt != self.run.attempt:
+            raise Fenced(f"run {self.run.id!r} of {self.session.key}: its claim has ended, another process has gone on")
+        return self._output(None, status=CANCELLED)
+
+    async def _body(self, started: list[Entry]) -> RunOutput:
+        """The run once it has begun; what it took is stored with its end, however it ends."""
         self._began = time.perf_counter()
         try:
-            return await self._through(started, emit)
+            return await self._through(started)
         except BaseException:
-            self._count()  # what it took until then is stored with how it ended
+            self._count()
             raise
 
-    async def _through(self, started: list[Entry], emit: Emit) -> RunOutput:
-        emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
+    async def _through(self, started: list[Entry]) -> RunOutput:
+        self._place.begin(self.run.attempt)
+        self._emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
+        for message in self._before.results:
+            self._emit_answers(message)
         if self._before.cancelled:
             await self._cancel_members()
             return await self._stop(CANCELLED)
@@ -106,10 +146,25 @@ class Driving:
             return await self._stop(PAUSED, needs)
         context = await self._context(started)
         layers = [it.on_run for it in self.crew.middleware]
-        await through_middleware(layers, context, lambda: self._around(context, emit))
+        await through_middleware(layers, context, lambda: self._around(context))
         if self._held:
             return await self._stop(PAUSED, self._held)
         return await self._finish(context.answer)
+
+    # --- telling ---
+
+    def _emit(self, event: Event) -> None:
+        """Tell an event under its number."""
+        before = self._place.place
+        told = self._place.tell(event)
+        self.run.place = self._place.place + 1
+        if isinstance(event, TextDelta | ReasoningDelta) and self._live is not None:
+            self._live.add(self.run.attempt, before, event)
+        self._listener(told)
+
+    def _emit_answers(self, message: Message) -> None:
+        for it in results_of(message):
+            self._emit(ToolAnswered(it.id, message.name, it.response))
 
     # --- beginning ---
 
@@ -140,6 +195,7 @@ class Driving:
             raise UsageError(f"there is no run {self.run.id!r} in session {self.session.id!r}: nothing to continue")
         if run is None:
             return Before(version=self.session.version)
+        self._place = place_of(self.session.id, found)
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
         self.run.counted = self._used = run.metrics
         self._earlier = run.metrics.seconds
@@ -162,6 +218,7 @@ class Driving:
             entries=tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in before.decided.values()),
             hide=tuple(Range(seq, seq) for seq in sorted(before.stale)),
             blobs=self._blobs,
+            drops=(BlobDrop(LIVE, self.run.id),) if self.run.again else (),
             patch=HeadPatch(waiting=await self._others_wait()) if before.decided else None,
             answer=ReadPlan(state_since=self.session.cells.synced, entries=self._window),
         )
@@ -231,12 +288,12 @@ class Driving:
             older = await self.session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=KINDS)
             entries, whole = older + entries, len(older) < DEEP_PAGE
 
-    async def _around(self, context: RunContext, emit: Emit) -> None:
+    async def _around(self, context: RunContext) -> None:
         crew = self.crew
         prehooks = () if self._again else crew.prehooks
-        await with_context(context, crew.providers, prehooks, crew.posthooks, lambda: self._drive(context, emit))
+        await with_context(context, crew.providers, prehooks, crew.posthooks, lambda: self._drive(context))
 
-    async def _drive(self, context: RunContext, emit: Emit) -> None:
+    async def _drive(self, context: RunContext) -> None:
         """Ask the engine, and store what it tells as it goes; its answer goes to the context."""
         self._note(context)
         if context.tools:
@@ -268,8 +325,7 @@ class Driving:
                 if isinstance(step, Held):
                     self._held = held(step, open_calls(self._told), self.crew, self.run.id)
                     return
-                for event in await self._step(step):
-                    emit(event)
+                await self._step(step)
                 if isinstance(step, Answered) and not step.failed and self.crew.options(step.message.name or "").final:
                     final = step.message
                 if final is not None and not open_calls(self._told):
@@ -299,33 +355,46 @@ class Driving:
             self._instructed(given or "")
         return "\n\n".join([text for text in (given, *context.instructions) if text]) or None
 
-    async def _step(self, step: Any) -> Sequence[Event]:
-        """Store what an engine told, as far as it has to be stored now; the events of it."""
+    async def _step(self, step: Any) -> None:
+        """Store what an engine told, as far as it has to be stored now, and tell of it."""
         if isinstance(step, Delta):
-            if step.reasoning:
-                return (ReasoningDelta(step.text),)
+            self._delta(step)
+        elif isinstance(step, Said):
+            await self._said(step)
+        elif isinstance(step, Answered):
+            await self._tell(step.message, at_once=self._acting)
+            self._emit_answers(step.message)
+        else:
+            raise UsageError(f"the engine {type(self.crew.engine).__name__} told {step!r:.80}: that is no step of a run")
+
+    def _delta(self, step: Delta) -> None:
+        self._streamed += len(step.text)
+        if not step.reasoning:
             self._partial += step.text
             self.run.unsaved = (*self._pending, Message("assistant", (Text(self._partial),)))
-            return (TextDelta(step.text),)
-        if isinstance(step, Said):
-            return await self._said(step)
-        if not isinstance(step, Answered):
-            raise UsageError(f"the engine {type(self.crew.engine).__name__} told {step!r:.80}: that is no step of a run")
-        await self._tell(step.message, at_once=self._acting)
-        return [ToolAnswered(it.id, step.message.name, it.response) for it in results_of(step.message)]
+        self._emit(ReasoningDelta(step.text) if step.reasoning else TextDelta(step.text))
 
-    async def _said(self, step: Said) -> Sequence[Event]:
-        calls = calls_of(step.message) if step.acts else []
-        self._count(input_tokens=step.input_tokens, output_tokens=step.output_tokens, model_calls=1, tool_calls=len(calls))
+    async def _said(self, step: Said) -> None:
+        calls = calls_of(step.message)
+        self._count(
+            input_tokens=step.input_tokens, output_tokens=step.output_tokens, model_calls=1, tool_calls=len(calls) if step.acts else 0
+        )
         self._acting = step.acts
         if self._service is not None and step.service is not None and not step.acts:
             self.session.service_session_id = step.service
         self._pending += step.before
         self._told += step.before
-        whole, self._partial = self._partial, ""
+        if not self._streamed:
+            for event in spoken(step.message):
+                self._emit(event)
+        else:
+            self._place.place += widths(step.message) - len(calls) - self._streamed
+        self._partial, self._streamed = "", 0
         await self._tell(step.message, at_once=step.acts)
-        events: list[Event] = [ToolCalled(it.id, it.name, it.arguments) for it in calls]
-        return events if whole or not self.orders.stream or not step.message.text else [TextDelta(step.message.text), *events]
+        if not step.acts:
+            self._place.place += len(calls)
+        for call in calls if step.acts else ():
+            self._emit(ToolCalled(call.id, call.name, call.arguments))
 
     async def _tell(self, message: Message, *, at_once: bool) -> None:
         """Take a message of the run in: stored now, or with the next commit."""
@@ -351,12 +420,16 @@ class Driving:
                 self.run.unsaved = ()
                 raise
             self._pending, self.run.unsaved = [], ()
+            if self._live is not None:
+                self._live.stored()
 
         await through(write())
 
     def _count(self, **more: int) -> None:
         used = {name: getattr(self._used, name) + value for name, value in more.items()}
-        self._used = msgspec.structs.replace(self._used, **used, seconds=round(self._earlier + time.perf_counter() - self._began, 6))
+        self._used = msgspec.structs.replace(
+            self._used, **used, seconds=round(self._earlier + time.perf_counter() - self._began, 6)
+        )
         self.run.metrics = self._used
 
     # --- the end ---
@@ -389,6 +462,8 @@ class Driving:
             body = {"type": "replaced", "message": to_otel(self._pending.pop())}
             self._notes.append(NewEntry(new_id(), kinds.NOTE, msgspec.json.encode(body), self.run.id, self.crew.name, now()))
             self._told.pop()
+        else:
+            self._emit(TextDelta(answer))
         self._told.append(message)
         self._pending.append(message)
 
@@ -405,16 +480,10 @@ class Driving:
 
     def _settled(self) -> RunOutput:
         """The output of a run there is nothing to do for."""
-        before = self._before
-        assert before.run is not None
-        self._told = before.messages
-        answers = [it.text for it in self._told if it.role == "assistant"]
-        content = before.run.window.get("content", answers[-1] if answers and before.status == COMPLETED else None)
-        return self._output(content, status=before.run.status, requirements=tuple(before.needs.open), metrics=before.run.metrics)
+        assert self._before.run is not None
+        return ended(self.session, self._before.run, self._before.messages, self._before.needs.open)
 
-    def _output(
-        self, content: Any, *, status: str = COMPLETED, requirements: tuple[Requirement, ...] = (), metrics: Metrics | None = None
-    ) -> RunOutput:
+    def _output(self, content: Any, *, status: str = COMPLETED, requirements: tuple[Requirement, ...] = ()) -> RunOutput:
         return RunOutput(
             content=content,
             run_id=self.run.id,
@@ -423,7 +492,7 @@ class Driving:
             agent=self.crew.name,
             status=status,
             requirements=requirements,
-            metrics=metrics or self._used,
+            metrics=self._used,
             messages=tuple(self._told),
         )
 

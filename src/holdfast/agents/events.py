@@ -10,8 +10,14 @@ if TYPE_CHECKING:
     from .output import RunOutput
 
 
-class Event(msgspec.Struct, frozen=True, tag_field="type"):
-    """One thing that happened in a run. `text` is what the model said with it, empty for most."""
+class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
+    """One thing that happened in a run. `text` is what the model said with it, empty for most.
+
+    `number` grows along a run, over pauses, further tries and processes, and is the same from whoever tells of it: `agent.follow(run_id,
+    after=number)` goes on behind it. It is not gapless.
+    """
+
+    number: int = 0
 
     @property
     def text(self) -> str:
@@ -61,7 +67,17 @@ class ToolAnswered(Event, frozen=True, tag="tool_answered"):
     response: Any = None
 
 
+class HandedOver(Event, frozen=True, tag="handed_over"):
+    """Another agent has the conversation now, and goes on in this very run."""
+
+    agent: str
+    reason: str = ""
+
+
 class RunEnded(Event, frozen=True, tag="run_ended"):
-    """The run is over, and stored: the last event of a stream that nothing broke off."""
+    """The run is over for now, and stored: the last event of a stream that nothing broke off.
+
+    `output.status` says how: for who follows a run that failed, was cancelled or broken off, this is the end too.
+    """
 
     output: RunOutput

@@ -24,6 +24,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What one call asks of an agent: the session and the input, and how to wait, to look back and to tell of it.
 
     `supplied`: the run id is the caller's and may have been used. `resume`: there must be such a run. `history` None sends no past.
+    `detached`: it goes on when nobody reads it, and can be followed from elsewhere as it goes.
     """
 
     session: Session
@@ -35,6 +36,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     wait: float
     lease: float = LEASE
     stream: bool = False
+    detached: bool = False
     history: History | None
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from ..messages import Message
 from ..requirements import Requirement
-from ..runs import COMPLETED, Metrics
+from ..runs import COMPLETED, Metrics, RunInfo
+from ..session import Session
 
 
 class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
     """A run as it ended. `content` is the answer (None for a run that has none yet), `messages` are those of this run, input included.
 
     `status` is `completed`, or `paused` while `requirements` are open: decide them and `continue_run`. `metrics` count this run alone.
+    `error` is the type of what a run that is followed has failed with (who drives it gets the exception itself).
     """
 
     content: Any
@@ -23,6 +26,7 @@ class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     agent: str | None = None
     status: str = COMPLETED
+    error: str | None = None
     requirements: tuple[Requirement, ...] = ()
     metrics: Metrics = Metrics()
     messages: tuple[Message, ...] = ()
@@ -34,3 +38,20 @@ class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return self.text
+
+
+def ended(session: Session, run: RunInfo, messages: Sequence[Message], requirements: Sequence[Requirement] = ()) -> RunOutput:
+    """The output of a run that is recorded, over for now, with these messages."""
+    answers = [it.text for it in messages if it.role == "assistant"]
+    return RunOutput(
+        content=run.window.get("content", answers[-1] if answers and run.status == COMPLETED else None),
+        run_id=run.id,
+        session_id=session.id,
+        user_id=session.user_id,
+        agent=run.agent,
+        status=run.status,
+        error=run.error,
+        requirements=tuple(requirements),
+        metrics=run.metrics,
+        messages=tuple(messages),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
@@ -13,16 +14,19 @@ from ..errors import UsageError
 from .events import Event, RunEnded
 from .output import RunOutput
 
+log = logging.getLogger("holdfast")
+
 
 class RunStream(AsyncIterator[Event]):
     """The events of one run, in order; `await stream.output()` for what it gave.
 
     The run begins when the stream is first used, and does not wait for its reader. Let go of (closed, left by an exception or no longer
-    referred to) before its end, it is cancelled: the input, what was stored and the status stay.
+    referred to) before its end, it is cancelled: the input, what was stored and the status stay. A `detached` one goes on.
     """
 
-    def __init__(self, go: Callable[[Callable[[Event], None]], Coroutine[Any, Any, RunOutput]]) -> None:
+    def __init__(self, go: Callable[[Callable[[Event], None]], Coroutine[Any, Any, RunOutput]], *, detached: bool = False) -> None:
         self._go = go
+        self._detached = detached
         self._feed: _Feed | None = None
         self._closed = False
         self._result: RunOutput | None = None
@@ -51,9 +55,12 @@ class RunStream(AsyncIterator[Event]):
         return self._result
 
     async def aclose(self) -> None:
-        """Cancel the run if it is not over; it is recorded when this returns. One that has not begun never does."""
+        """Cancel the run if it is not over; it is recorded when this returns. One that has not begun never does.
+
+        A detached run is left alone.
+        """
         self._closed = True
-        if self._feed is not None:
+        if self._feed is not None and not self._detached:
             await self._feed.stop()
 
     def _started(self) -> _Feed:
@@ -61,8 +68,22 @@ class RunStream(AsyncIterator[Event]):
             self._feed = _Feed()
             task = asyncio.get_running_loop().create_task(self._feed.fill(self._go))
             self._feed.task = task
-            weakref.finalize(self, _Feed.let_go, self._feed).atexit = False
+            if self._detached:
+                _going.add(task)
+                task.add_done_callback(_gone)
+            else:
+                weakref.finalize(self, _Feed.let_go, self._feed).atexit = False
         return self._feed
+
+
+_going: set[asyncio.Task[None]] = set()
+"""Runs that go on by themselves: a task that nothing refers to could be collected in the middle of its work."""
+
+
+def _gone(task: asyncio.Task[None]) -> None:
+    _going.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a detached run has failed: error=%s %s", type(error).__name__, " ".join(getattr(error, "__notes__", [])))
 
 
 class _Feed:
