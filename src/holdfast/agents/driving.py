@@ -182,7 +182,7 @@ class Driving:
         """What the session knows of this run id; a run under way is waited for, or taken over once its holder has stood still."""
         while True:
             try:
-                run, found = await self.session.run_log(self.run.id)
+                run, found = await self.session.run_log(self.run.id, light=True)
             except SessionNotFound:  # none yet, or another's: then the first commit says so
                 run, found = None, []
             if run is None or run.status != RUNNING or self.run.root is not None:
@@ -199,7 +199,7 @@ class Driving:
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
         self.run.counted = self._used = run.metrics
         self._earlier = run.metrics.seconds
-        return look(run, found, self.session.version, self.orders, self.crew)
+        return look(run, await self.session.whole(found), self.session.version, self.orders, self.crew)
 
     async def _start(self, wait: float) -> list[Entry]:
         before = self._before
@@ -276,7 +276,10 @@ class Driving:
         return id if id else "" if wanted else None
 
     async def _past(self, started: list[Entry]) -> Past | None:
-        """What is sent of the session's past; older entries are read while the history asks for more than the first page holds."""
+        """What is sent of the session's past; older entries are read while the history asks for more than the first page holds.
+
+        Large values are read of those messages only that are sent.
+        """
         history = self._history
         if history is None:
             return None
@@ -284,8 +287,8 @@ class Driving:
         while True:
             past, more = choose(entries, history, {self.run.id, self.run.root}, whole=whole)
             if not more:
-                return past
-            older = await self.session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=KINDS)
+                return msgspec.structs.replace(past, messages=await self.session.whole(past.messages))
+            older = await self.session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=KINDS, light=True)
             entries, whole = older + entries, len(older) < DEEP_PAGE
 
     async def _around(self, context: RunContext) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from .. import entries as kinds
 from ..entries import Entry
 from ..errors import InvalidValue
+from ..large import size_of
 from ..messages import Message, Text, ToolCall, ToolResult
 from ..runs import PAUSED, fold
 
@@ -143,7 +144,9 @@ def _end_of(group: Group, messages: int | None, tokens: int | None) -> Group:
 
 
 def tokens_of(message: Message) -> int:
-    """About how many tokens a model reads in `message`."""
+    """About how many tokens a model reads in `message`, with what was left out of it."""
+    if message.light:
+        return 4 + sum(map(size_of, message.parts)) // 4
     sizes = [len(part.content.encode()) if type(part) is Text else len(msgspec.json.encode(part)) for part in message.parts]
     return 4 + sum(sizes) // 4
 

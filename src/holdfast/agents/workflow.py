@@ -66,7 +66,7 @@ class Workflow(Agent):
     async def get_progress(self, run_id: str, session_id: str | None = None, *, user_id: str | None = None) -> list[StepProgress]:
         """The steps of a run that have begun, in order, also while it goes on; in any process."""
         session = await self._there(session_id, user_id)
-        _, entries = await session.run_log(run_id)
+        _, entries = await session.run_log(run_id, light=True)
         messages = [entry.message() for entry in entries if entry.kind == "message"]
         done = {result.id for message in messages for result in results_of(message)}
         return [StepProgress(call.id or "", call.name, call.id in done) for message in messages for call in calls_of(message)]
