@@ -14,6 +14,7 @@ import msgspec
 from ..errors import InvalidValue
 from ..messages import Message, assistant
 from ..session import Session
+from .output import RunOutput
 
 Next = Callable[[], Awaitable[None]]
 Reply = str | Message
@@ -52,14 +53,42 @@ class RunContext:
         self.tools.extend(tools)
 
 
+class RunInvocation(msgspec.Struct, kw_only=True):
+    """One call of `run` or `continue_run`, with its waiting and storing: to look on, for nothing that is changed in it has an effect.
+
+    After `call_next()`: `output` (None where it raised), and which `attempt` at the run it was.
+    """
+
+    agent: Any
+    session: Session
+    run_id: str
+    input: tuple[Message, ...]
+    output: RunOutput | None = None
+    attempt: int = 1
+
+
 class ModelCall(msgspec.Struct):
-    """One request to the model: its place in the run (from 1), what is sent, and the `answer` once there is one."""
+    """One request to the model: its place in the run (from 1), what is sent, and the `answer` once there is one.
+
+    What comes after it is as far as the engine knows, for looking on: from `response_model` on, once the model has answered. `failure` is
+    the type of an error that the caller is told elsewhere: one that breaks a stream off is no exception here, but a cancellation.
+    """
 
     session: Session
     run_id: str
     number: int
     messages: list[Message]
     answer: Message | None = None
+    provider: str | None = None
+    model: str | None = None
+    instructions: str | None = None
+    stream: bool = False
+    response_model: str | None = None
+    response_id: str | None = None
+    finish_reason: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    failure: str | None = None
 
 
 class ToolInvocation(msgspec.Struct):
@@ -78,6 +107,11 @@ class Middleware:
 
     Not calling it skips what is inside: set `context.answer`, `call.answer` or `call.result` then.
     """
+
+    async def on_invocation(self, invocation: RunInvocation, call_next: Next) -> None:
+        """Around a whole call of `run` or `continue_run`, the waiting for its turn and every commit included; also where nothing is left
+        to do. It can't stand for it: `call_next()` has to be awaited."""
+        await call_next()
 
     async def on_run(self, context: RunContext, call_next: Next) -> None:
         """Around what happens between the run's first commit and its last."""

@@ -172,14 +172,14 @@ class Flow:
 
     async def _do(self, step: Step, path: str, given: StepInput) -> StepOutput:
         if path not in self._calls:
-            call = ToolCall(step.name, path, {"message": given.message} if isinstance(step.work, Agent) else {})
+            call = ToolCall(step.name, path, _arguments(step, given))
             await self._tell(Said(message=Message("assistant", (call,)), acts=True))
         if step.options.confirm and path not in self._turn.rerun:
             self._confirm.append(path)
             raise _Waiting
         try:
             with executing(self._turn.execution(path)):
-                output = await self._work(step, path, given)
+                output = await self._watched(step, path, given)
         except Waits as waits:
             self._others[path] = waits.requirements
             raise _Waiting from None
@@ -190,16 +190,34 @@ class Flow:
         await self._tell(Answered(_success(step, path, output)))
         return output
 
-    async def _work(self, step: Step, path: str, given: StepInput) -> StepOutput:
+    async def _watched(self, step: Step, path: str, given: StepInput) -> StepOutput:
+        """The step's work, with middleware around it as around a tool call: its `result` is the content."""
+        if self._turn.watched is None:
+            return await self._work(step, path, given, given.message)
+        done: list[StepOutput] = []
+
+        async def execute(arguments: dict[str, Any]) -> Any:
+            done.append(await self._work(step, path, given, arguments.get("message", "")))
+            return done[-1].content
+
+        content = await self._turn.watched.tool(path, step.name, _arguments(step, given), execute)
+        return done[-1] if done and content is done[-1].content else StepOutput(content=content)
+
+    async def _work(self, step: Step, path: str, given: StepInput, message: str) -> StepOutput:
         if isinstance(step.work, Agent):
             session = await self._pipeline.session_of(step, self._turn.session)
-            made: Any = (await work(step.work, given.message, session, self._turn.execution(path))).content
+            made: Any = (await work(step.work, message, session, self._turn.execution(path))).content
         elif inspect.iscoroutinefunction(step.work):
             made = await as_model_sees(step.work)(given)
         else:
             made = await asyncio.to_thread(as_model_sees(step.work), given)
             made = await made if inspect.isawaitable(made) else made
         return made if isinstance(made, StepOutput) else StepOutput(content=made)
+
+
+def _arguments(step: Step, given: StepInput) -> dict[str, Any]:
+    """What is recorded of what the step is given: an agent's task."""
+    return {"message": given.message} if isinstance(step.work, Agent) else {}
 
 
 def as_text(done: Done) -> str:

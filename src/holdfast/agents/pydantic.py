@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NamedTuple, TypeGuard, cast
 from weakref import WeakKeyDictionary
@@ -26,6 +27,7 @@ from ..messages import Message
 from ..models import OpenAIChat, OpenAIResponses
 from ..requirements import Requirement
 from . import native
+from .around import ModelCall
 from .engine import Answered, Delta, Done, Held, Said, Step, Turn
 from .tools import Waits, as_model_sees, executing, name_of, options_of
 
@@ -97,9 +99,10 @@ class PydanticEngine:
                 if PydanticAgent.is_model_request_node(node):
                     if turn.stream:
                         async with node.stream(run.ctx) as stream:
-                            async for event in stream:
-                                if (delta := _delta(event)) is not None:
-                                    yield delta
+                            with calls.listening():
+                                async for event in stream:
+                                    if (delta := _delta(event)) is not None:
+                                        yield delta
                     before = node.request
                     node = await run.next(node)
                     if PydanticAgent.is_call_tools_node(node):
@@ -141,6 +144,17 @@ class _Calls(AbstractCapability[Any]):
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self.waiting: dict[str, tuple[Requirement, ...]] = {}
+        self.broken: Exception | None = None
+        """What broke the stream off: whoever is around the model call is only cancelled."""
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Around the reading of a stream."""
+        try:
+            yield
+        except Exception as error:
+            self.broken = error
+            raise
 
     async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
         with executing(self._turn.execution(call.tool_call_id)):
@@ -162,16 +176,36 @@ class _WatchedCalls(_Calls):
         assert self._turn.watched is not None
         given = native.shown(request_context.messages)
         answers: list[tuple[Message, ai.ModelResponse]] = []
+        made = self._turn.watched.call(given)
+        made.provider, made.model, made.stream = request_context.model.system, request_context.model.model_name, self._turn.stream
+        made.instructions = _instructions(request_context)
 
-        async def ask(messages: Sequence[Message]) -> Message:
-            if list(messages) != given:
-                request_context.messages = native.requests(messages)
-            response = await handler(request_context)
+        async def ask(call: ModelCall) -> Message:
+            if call.messages != given:
+                request_context.messages = native.requests(call.messages)
+            try:
+                response = await handler(request_context)
+            except asyncio.CancelledError:
+                call.failure = None if self.broken is None else type(self.broken).__qualname__
+                raise
+            _note(call, response)
             answers.append((native.said(response), response))
             return answers[-1][0]
 
-        answer = await self._turn.watched.model(given, ask)
+        answer = await self._turn.watched.model(made, ask)
         return next((response for message, response in answers if message is answer), None) or native.response(answer)
+
+
+def _instructions(request_context: Any) -> str | None:
+    """What the model is told beside the messages."""
+    parts = request_context.model_request_parameters.instruction_parts or ()
+    return "\n\n".join([part.content for part in parts]) or None
+
+
+def _note(call: ModelCall, response: ai.ModelResponse) -> None:
+    """What the response says of itself."""
+    call.response_model, call.response_id, call.finish_reason = response.model_name, response.provider_response_id, response.finish_reason
+    call.input_tokens, call.output_tokens = response.usage.input_tokens, response.usage.output_tokens
 
 
 def _capability(turn: Turn) -> _Calls:

@@ -27,13 +27,16 @@ class Watched:
         """Whether anything is around model calls."""
         return bool(self._model)
 
-    async def model(self, messages: Sequence[Message], ask: Callable[[Sequence[Message]], Awaitable[Message]]) -> Message:
-        """The model's answer to `messages`, or what middleware made of either; `ask` calls the model."""
+    def call(self, messages: Sequence[Message]) -> ModelCall:
+        """The next model call; the engine adds what it knows of it."""
         self._asked += 1
-        call = ModelCall(self._session, self._run_id, self._asked, list(messages))
+        return ModelCall(self._session, self._run_id, self._asked, list(messages))
+
+    async def model(self, call: ModelCall, ask: Callable[[ModelCall], Awaitable[Message]]) -> Message:
+        """The model's answer to `call.messages`, or what middleware made of either; `ask` calls the model."""
 
         async def last() -> None:
-            call.answer = await ask(call.messages)
+            call.answer = await ask(call)
 
         await through_middleware(self._model, call, last)
         if call.answer is None:
