@@ -168,7 +168,7 @@ async def exchanges(session: Session, number: int) -> list[Entry]:
     """The messages of the newest `number` exchanges: each begins with what a person said."""
     limit = _PAGE * number
     while True:
-        entries = await session.entries(last=limit, kinds=(MESSAGE,))
+        entries = await session.entries(last=limit, kinds=(MESSAGE,), light=True)
         begins = [place for place, entry in enumerate(entries) if entry.message().role == "user"][-number:]
         if len(begins) == number or len(entries) < limit:
             return entries[begins[0] :] if begins else []

@@ -34,6 +34,7 @@ from ...backend import (
 from ...entries import MESSAGE, Entry, NewEntry
 from ...errors import Conflict, Corrupt, SessionGone, SessionNotFound
 from ...ids import new_id, new_incarnation, now
+from ...large import lightened
 from ...rules import may_use
 from ...values import encode
 from .chunks import Chunks, Inline, Ref, Typed, elements, name_of, needed
@@ -151,7 +152,8 @@ class Threads:
     async def said_elsewhere(self, thread: str, user: str | None) -> list[Entry]:
         """The messages of the session that no checkpoint of its thread has brought there."""
         snapshot = await self._look(thread, user, window=Window(kinds=(MESSAGE,)))
-        return [entry for entry in (snapshot.entries or [] if snapshot else []) if foreign(entry)]
+        entries = [entry for entry in (snapshot.entries or [] if snapshot else []) if foreign(entry)]
+        return await self.store.handle(thread, user_id=user).whole(entries)
 
     def version(self, thread: str) -> int:
         """The session's version when this process has last looked."""
@@ -376,7 +378,8 @@ class Threads:
         )
 
     async def _commit(self, thread: str, commit: Commit) -> Outcome:
-        return await self.store.backend.commit(Key(self.store.tenant, thread), commit)
+        key = Key(self.store.tenant, thread)
+        return await self.store.backend.commit(key, lightened(key, commit))
 
     async def _storing(
         self, at: Place, user: str | None, known: Known, before: Record | None, made: Draft, entry: Show
