@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import msgspec
 
@@ -21,8 +21,13 @@ from .info import Link, SessionInfo, check_ttl, info_of, touch
 from .requirements import Requirement
 from .rules import may_use
 from .session import Session
-from .wrappers.cache import CachedBackend
+from .wrappers.cache import CachedBackend, cache_of
 from .wrappers.retry import RetriedBackend
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
 MAX_PAGE = 1000
 _AWAY_SECONDS = 5.0
@@ -113,9 +118,27 @@ class Store:
 
     def cached(self, size: int) -> Self:
         """This store with a cache of `size` sessions in front; the same store if it has one. Closing either closes the database."""
-        if isinstance(self.backend, CachedBackend):
+        if cache_of(self.backend) is not None:
             return self
         return type(self)(self.backend, cache=size, tenant=self.tenant, as_admin=self.as_admin, ttl=self.ttl)
+
+    def traced(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+    ) -> Self:
+        """This store with OpenTelemetry around its backend, its cache included: see `wrappers.TracedBackend`. Closing either closes the
+        database. `MissingExtra` without the extra `otel`."""
+        from .wrappers.tracing import TracedBackend
+
+        providers: dict[str, Any] = {
+            "tracer_provider": tracer_provider,
+            "meter_provider": meter_provider,
+            "logger_provider": logger_provider,
+        }
+        return type(self)(TracedBackend(self.backend, **providers), tenant=self.tenant, as_admin=self.as_admin, ttl=self.ttl)
 
     async def __aenter__(self) -> Self:
         await self.backend.open()
@@ -145,11 +168,8 @@ class Store:
     @property
     def cache_stats(self) -> CacheStats:
         """Counters of the cache; all zero when there is none."""
-        return (
-            msgspec.convert(self.backend.stats, CacheStats, from_attributes=True)
-            if isinstance(self.backend, CachedBackend)
-            else CacheStats()
-        )
+        cache = cache_of(self.backend)
+        return CacheStats() if cache is None else msgspec.convert(cache.stats, CacheStats, from_attributes=True)
 
     # --- sessions ---
 

@@ -35,6 +35,9 @@ from ..store import CacheStats, SessionPage, Wanted
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 
@@ -157,6 +160,16 @@ class Store:
 
     def cached(self, size: int) -> Self:
         return type(self)(self.aio.cached(size))
+
+    def traced(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+    ) -> Self:
+        inner = self.aio.traced(tracer_provider=tracer_provider, meter_provider=meter_provider, logger_provider=logger_provider)
+        return type(self)(inner)
 
     def __enter__(self) -> Self:
         self._bridge.call(self.aio.__aenter__())

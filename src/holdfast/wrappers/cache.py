@@ -146,6 +146,15 @@ class CachedBackend(Wrapper, Forkable):
             self.stats.sessions = len(self._known)
 
 
+def cache_of(backend: Backend) -> CachedBackend | None:
+    """The cache among the wrappers, from the outermost in; None where there is none."""
+    while isinstance(backend, Wrapper):
+        if isinstance(backend, CachedBackend):
+            return backend
+        backend = backend.inner
+    return None
+
+
 def _news(known: _Known) -> ReadPlan:
     """What has to be asked to bring what is known up to date."""
     return ReadPlan(state_since=known.head.version, entries=Window(after=known.head.seq, limit=_TAIL_ENTRIES))

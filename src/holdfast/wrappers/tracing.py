@@ -1,11 +1,10 @@
-"""Tracing: a span and a few figures for each call of a backend, by the OpenTelemetry API alone; without an SDK it does nothing.
+"""Tracing: spans, events and figures of a backend's calls, by the OpenTelemetry API alone; without an SDK it does nothing.
 
 Told are ids of sessions, counts, sizes, outcomes and the types of errors: never content, names, users, or the text of an error.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -15,31 +14,37 @@ from ..errors import Conflict, HoldfastError, MissingExtra, OutcomeUnknown, Usag
 from ..forks import Forkable, watch_forks
 from ..ids import SCOPE_PREFIXES
 from .base import Wrapper
-from .cache import CachedBackend
+from .cache import cache_of
 
 try:
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider, get_meter
     from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider, get_tracer, use_span
 except ModuleNotFoundError as error:
     raise MissingExtra('tracing needs opentelemetry-api, which is not installed: pip install "holdfast[otel]"') from error
 
+from .lifecycle import CacheFigures, Lifecycle
+
 _SYSTEMS = {"postgres": "postgresql", "dynamodb": "aws.dynamodb"}
 """What `db.system.name` calls a backend whose module is named otherwise."""
 _SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+_BYTES = tuple(4**power for power in range(3, 14))
 
 
 class TracedBackend(Wrapper, Forkable):
     """Tells of every call but `watch`, `status` and `check`: outermost, of what the caller asked; inside, of what the database was asked.
 
     `system`: the database's name by the semantic conventions, where it can't be seen from the backend. The providers are the process's own
-    unless given. Spans are `holdfast.<method>`. Metrics:
+    unless given. Spans are `holdfast.<method>`, events those of `wrappers.lifecycle`. Metrics:
 
-    - `holdfast.operation.duration`: histogram, seconds, of every call;
+    - `holdfast.store.operation.duration`: histogram, seconds, of every call;
     - `holdfast.commits`: commits and copies, by `holdfast.outcome`: `applied`, `repeated`, `refused` (by the rules), `failed` (the store
       could not), `unknown` (the connection broke, or the caller was cancelled);
     - `holdfast.conflicts`: those refused with `Conflict`;
     - `holdfast.io`: bytes of bodies, values and blobs read, or written by commits that were applied, by `holdfast.direction`;
-    - `holdfast.cache.reads`: answers of a cache inside this wrapper, by `holdfast.cache.result`: `hit`, `miss`.
+    - `holdfast.commit.size`: histogram, bytes of bodies, values and blobs, of the commits that were applied;
+    - `holdfast.session.size`: histogram, bytes of the bodies of a session's entries, after each of them;
+    - `holdfast.cache.hits`, `.misses`, `.evictions`, `.sessions`, `.bytes`: what the cache inside this wrapper did and holds.
     """
 
     def __init__(
@@ -49,30 +54,40 @@ class TracedBackend(Wrapper, Forkable):
         system: str | None = None,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
     ) -> None:
         super().__init__(inner)
         meter = get_meter("holdfast", meter_provider=meter_provider)
         self._tracer = get_tracer("holdfast", tracer_provider=tracer_provider)
         self._system = system or _system(inner)
-        self._cache = _cache(inner)
-        self._lock = threading.Lock()
-        self._told = (0, 0)
+        self._events = Lifecycle(logger_provider)
         self.duration = meter.create_histogram(
-            "holdfast.operation.duration", "s", "Duration of a backend's call", explicit_bucket_boundaries_advisory=_SECONDS
+            "holdfast.store.operation.duration", "s", "Duration of a backend's call", explicit_bucket_boundaries_advisory=_SECONDS
         )
         self.commits = meter.create_counter("holdfast.commits", "{commit}", "Commits by outcome")
         self.conflicts = meter.create_counter("holdfast.conflicts", "{commit}", "Commits that found another version than they expected")
         self.io = meter.create_counter("holdfast.io", "By", "Bytes of bodies, values and blobs")
-        self.cache_reads = meter.create_counter("holdfast.cache.reads", "{read}", "Answers of the cache")
+        self.commit_size = meter.create_histogram(
+            "holdfast.commit.size", "By", "Size of a commit", explicit_bucket_boundaries_advisory=_BYTES
+        )
+        self.session_size = meter.create_histogram(
+            "holdfast.session.size", "By", "Size of a session's entries", explicit_bucket_boundaries_advisory=_BYTES
+        )
+        cache = cache_of(inner)
+        self._cache = CacheFigures(cache, meter, self._system) if cache is not None else None
         watch_forks(self)
 
     def after_fork(self, *, child: bool) -> None:
-        if child:
-            self._lock = threading.Lock()
+        if child and self._cache is not None:
+            self._cache.after_fork()
 
     async def open(self) -> None:
         with self._call("open"):
             await self.inner.open()
+
+    async def close(self) -> None:
+        await self.inner.close()
+        self.tell_cache(closed=True)
 
     async def migrate(self) -> tuple[int, int]:
         with self._call("migrate"):
@@ -88,12 +103,14 @@ class TracedBackend(Wrapper, Forkable):
         with self._call("commit", key, commit) as call:
             outcome = await self.inner.commit(key, commit)
             call.wrote(outcome)
+            self._events.committed(key, commit, outcome)
         return outcome
 
     async def copy(self, source: Key, upto: int | None, target: Key, commit: Commit) -> Outcome:
         with self._call("copy", target, commit) as call:
             outcome = await self.inner.copy(source, upto, target, commit)
             call.wrote(outcome)
+            self._events.copied(source, target, outcome)
         return outcome
 
     async def list(self, filter: Filter, cursor: str | None, limit: int) -> Page:
@@ -114,17 +131,10 @@ class TracedBackend(Wrapper, Forkable):
         span = self._tracer.start_span(f"holdfast.{name}", kind=SpanKind.CLIENT, attributes=attributes | known)
         return _Call(self, span, attributes, commit)
 
-    def tell_cache(self) -> None:
-        """Count what the cache has answered since it was last asked."""
-        if self._cache is None:
-            return
-        with self._lock:
-            now = (self._cache.stats.hits, self._cache.stats.misses)
-            hits, misses = now[0] - self._told[0], now[1] - self._told[1]
-            self._told = now
-        for result, number in (("hit", hits), ("miss", misses)):
-            if number:
-                self.cache_reads.add(number, {"db.system.name": self._system, "holdfast.cache.result": result})
+    def tell_cache(self, *, closed: bool = False) -> None:
+        """Count what the cache did since it was last asked."""
+        if self._cache is not None:
+            self._cache.tell(closed=closed)
 
 
 class _Call:
@@ -173,9 +183,15 @@ class _Call:
         if outcome.repeated:
             self._outcome = "repeated"
         elif self._commit is not None:
-            self._count(_written(self._commit), "write")
+            self._sized(_written(self._commit), outcome)
         if outcome.snapshot is not None:
             self._count(_size(outcome.snapshot), "read")
+
+    def _sized(self, size: int, outcome: Outcome) -> None:
+        self._count(size, "write")
+        self._of.commit_size.record(size, self._attributes)
+        if outcome.head is not None:
+            self._of.session_size.record(outcome.head.counts.bytes, self._attributes)
 
     def _count(self, size: int, direction: str) -> None:
         if size:
@@ -207,14 +223,6 @@ def _size(snapshot: Snapshot) -> int:
     bodies = sum([len(entry.body) for entry in snapshot.entries or ()])
     state = sum([len(row.value or b"") for row in (snapshot.state or {}).values()])
     return bodies + state + sum([len(blob.data or b"") for blob in snapshot.blobs or ()])
-
-
-def _cache(backend: Backend) -> CachedBackend | None:
-    while isinstance(backend, Wrapper):
-        if isinstance(backend, CachedBackend):
-            return backend
-        backend = backend.inner
-    return None
 
 
 def _system(backend: Backend) -> str:
