@@ -26,6 +26,7 @@ from ...errors import (
 )
 from ...rules import check_sizes
 from ..base import Wrapper
+from .hashed import sought
 from .keys import OVERHEAD, Keys, checked_keys, home_of
 from .rotation import WHOLE, Rotation, is_current, rewriting
 from .sealing import Reader, Sealer
@@ -56,8 +57,8 @@ class EncryptedBackend(Wrapper):
         return replace(inner, max_entry_bytes=inner.max_entry_bytes - OVERHEAD)
 
     async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
-        snapshot = await self.inner.read(key, plan)
-        return snapshot and self._reader(key).snapshot(snapshot)
+        snapshot = await self.inner.read(key, sought(self._keys, plan))
+        return snapshot and self._reader(key).snapshot(snapshot, plan)
 
     async def commit(self, key: Key, commit: Commit) -> Outcome:
         return await self._send(key, commit, lambda sealed: self.inner.commit(key, sealed))
@@ -86,15 +87,17 @@ class EncryptedBackend(Wrapper):
         for key_id in self._keys.ids:
             sealer = Sealer(self._keys, key_id, key, commit.id)
             try:
-                return self._opened(key, await send(sealer.with_homes(sealer.commit(commit, names=self._names), homes)))
+                outcome = await send(sealer.with_homes(sealer.commit(commit, names=self._names), homes))
+                return self._opened(key, outcome, commit.answer or ReadPlan())
             except CommitReused as error:
                 reused = reused or error
         assert reused is not None  # there is a key
         raise reused
 
-    def _opened(self, key: Key, it: Outcome) -> Outcome:
+    def _opened(self, key: Key, it: Outcome, plan: ReadPlan) -> Outcome:
         reader = self._reader(key)
-        return Outcome(it.head and reader.head(it.head), it.version, it.seq, it.snapshot and reader.snapshot(it.snapshot), it.repeated)
+        told = it.snapshot and reader.snapshot(it.snapshot, plan)
+        return Outcome(it.head and reader.head(it.head), it.version, it.seq, told, it.repeated)
 
     # --- rotation ---
 
@@ -114,7 +117,7 @@ class EncryptedBackend(Wrapper):
         held = raw.head.claim
         if held is not None and seen != (raw.head.fence, held.beat):
             raise SessionBusy(f"{key} is held by a run ({held.holder})", fence=raw.head.fence, beat=held.beat, lease=held.lease)
-        commit = rewriting(self._reader(key).snapshot(raw), raw)
+        commit = rewriting(self._reader(key).snapshot(raw, WHOLE), raw)
         sealer = Sealer(self._keys, self._keys.ids[0], key, commit.id)
         await self.inner.commit(key, sealer.with_homes(sealer.commit(commit, names=self._names), None))
         return True

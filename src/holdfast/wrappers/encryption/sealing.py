@@ -9,9 +9,10 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from ...backend import Blob, BlobPut, Commit, Counts, Head, HeadPatch, Key, Snapshot, StateRow
+from ...backend import Blob, BlobPut, Commit, Counts, Head, HeadPatch, Key, ReadPlan, Snapshot, StateRow
 from ...entries import Entry, NewEntry
 from ...errors import Corrupt, InvalidValue
+from . import hashed
 from .keys import HOME, OVERHEAD, RESERVED, Keys, Unreadable, home_of, is_sealed, joined, sealed_text, text_of
 
 T = TypeVar("T")
@@ -53,11 +54,20 @@ class Sealer(NamedTuple):
             it,
             entries=tuple([replace(entry, body=self.bytes(of_entry(entry), entry.body)) for entry in it.entries]),
             puts=tuple([put if put.value is None else replace(put, value=self.bytes(of_state(put.key), put.value)) for put in it.puts]),
-            blobs=tuple([replace(blob, data=self.bytes(of_blob(blob), blob.data)) for blob in it.blobs]),
+            blobs=tuple([self.blob(blob) for blob in it.blobs]),
+            drops=tuple([each for drop in it.drops for each in hashed.doomed(self.keys, drop)]),
+            answer=it.answer and hashed.sought(self.keys, it.answer),
             counts=(it.counts or Counts()) + added if it.entries else it.counts,
             patch=it.patch and self.patch(it.patch, names=names),
             create=it.create and replace(it.create, patch=it.create.patch and self.patch(it.create.patch, names=names)),
         )
+
+    def blob(self, it: BlobPut) -> BlobPut:
+        sealed = replace(it, data=self.bytes(of_blob(it), it.data))
+        if not hashed.is_hashed(it):
+            return sealed
+        name = hashed.name_of(self.keys, self.key_id, it.namespace, it.key)
+        return replace(sealed, key=name, type=self.text(hashed.place_of(it.namespace, name), hashed.packed(it)))
 
     def with_homes(self, it: Commit, homes: frozenset[bytes] | None) -> Commit:
         """A sealed commit with the homes, besides its own, of what the session takes over; None removes what is recorded of them."""
@@ -128,14 +138,14 @@ class Reader(NamedTuple):
         homes = self.text("the record of what it was copied from", b"homes", record)
         return self._replace(homes=self.homes.union(homes[at : at + HOME] for at in range(0, len(homes), HOME)))
 
-    def snapshot(self, it: Snapshot) -> Snapshot:
+    def snapshot(self, it: Snapshot, plan: ReadPlan) -> Snapshot:
         wide = self.inherited(it.head)
         return Snapshot(
             self.head(it.head),
             None if it.state is None else {key: wide.row(key, row) for key, row in it.state.items()},
             it.state_whole,
             None if it.entries is None else [wide.entry(entry) for entry in it.entries],
-            None if it.blobs is None else [wide.blob(blob) for blob in it.blobs],
+            None if it.blobs is None else hashed.found([wide.blob(blob) for blob in it.blobs], plan),
         )
 
     def entry(self, it: Entry) -> Entry:
@@ -146,6 +156,9 @@ class Reader(NamedTuple):
         return it if it.value is None else StateRow(self.value(lambda: f"state key {key!r}", of_state(key), it.value), it.version)
 
     def blob(self, it: Blob) -> Blob:
+        if hashed.is_hidden(it):
+            key, type = hashed.unpacked(self.text("the key of a blob", hashed.place_of(it.namespace, it.key), it.type))
+            it = Blob(it.namespace, key, type, it.data)
         if it.data is None:
             return it
         return Blob(it.namespace, it.key, it.type, self.value(lambda: f"blob {it.namespace}/{it.key}", of_blob(it), it.data))
