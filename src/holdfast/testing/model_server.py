@@ -13,7 +13,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,10 +37,10 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the server says to one request: text, tool calls, both, or an error status.
+    """What the server says to one request: text, tool calls, both, or an error status; `reasoning`: what it thinks before.
 
-    `delay`: seconds before it. `hold`: it waits until this event is set, or the server closes. `cut`: the connection breaks in the
-    middle of it. `raw`: this JSON body instead of all that, under `status`.
+    `delay`: seconds before it. `hold`: it waits until this event is set, or the server closes. `halfway`: so does the second half of a
+    streamed one. `cut`: the connection breaks in the middle of it. `raw`: this JSON body instead of all that, under `status`.
     """
 
     text: str | None = None
@@ -48,8 +48,10 @@ class Answer:
     status: int = 200
     delay: float = 0.0
     hold: threading.Event | None = None
+    halfway: threading.Event | None = None
     cut: bool = False
     raw: Any = None
+    reasoning: str | None = None
 
 
 def call(name: str, **arguments: Any) -> Answer:
@@ -161,11 +163,16 @@ class ModelServer:
         with self._changed:
             if self._changed.wait_for(lambda: self._closing, answer.delay):
                 return None
-            if answer.hold is None:
-                return answer
-            self._held.add(answer.hold)
-        answer.hold.wait()
-        return None if self._closing else answer
+        return answer if answer.hold is None or self.waited(answer.hold) else None
+
+    def waited(self, event: threading.Event) -> bool:
+        """Wait until this is set; whether the server goes on."""
+        with self._changed:
+            self._held.add(event)
+            if self._closing:
+                return False
+        event.wait()
+        return not self._closing
 
     def done(self) -> None:
         with self._changed:
@@ -234,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             default = _error(answer.text or f"scripted error {answer.status}", "scripted_error")
             self._send(answer.status, default if answer.raw is None else answer.raw)
         elif request.streamed:
-            self._stream(shape.events(request, answer), cut=answer.cut)
+            self._stream(shape.events(request, answer), answer)
         else:
             self._send(200, shape.whole(request, answer), cut=answer.cut)
 
@@ -257,16 +264,22 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(status, "application/json", content_length=str(len(data)))
         self.wfile.write(data[: len(data) // 2] if cut else data)
 
-    def _stream(self, events: Events, *, cut: bool) -> None:
+    def _stream(self, events: Events, answer: Answer) -> None:
         self._head(200, "text/event-stream", transfer_encoding="chunked")
         sent = list(events)
-        for name, data in sent[: len(sent) // 2] if cut else sent:
+        self._send_events(sent[: len(sent) // 2])
+        if answer.halfway is not None:
+            cast(_Server, self.server).models.waited(answer.halfway)
+        if not answer.cut:
+            self._send_events(sent[len(sent) // 2 :])
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _send_events(self, events: Sequence[tuple[str | None, Any]]) -> None:
+        for name, data in events:
             text = (f"event: {name}\n" if name else "") + f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n"
             chunk = text.encode()
             self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             self.wfile.flush()
-        if not cut:
-            self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: what was asked is in `requests`."""
@@ -313,7 +326,8 @@ class _Shape:
 
 class _Responses(_Shape):
     def whole(self, request: Request, answer: Answer) -> dict[str, Any]:
-        items = [self._message(_id("msg"), answer.text)] if answer.text is not None else []
+        items = [self._thought(_id("rs"), answer.reasoning)] if answer.reasoning else []
+        items += [self._message(_id("msg"), answer.text)] if answer.text is not None else []
         items += [
             {
                 "id": _id("fc"),
@@ -362,10 +376,21 @@ class _Responses(_Shape):
         yield event("response.created", response=begun)
         yield event("response.in_progress", response=begun)
         for index, item in enumerate(whole["output"]):
-            inner = self._say if item["type"] == "message" else self._ask
+            inner = {"message": self._say, "reasoning": self._think, "function_call": self._ask}[item["type"]]
             for kind, fields in inner(index, item):
                 yield event(kind, **fields)
         yield event("response.completed", response=whole)
+
+    def _think(self, index: int, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        part = item["summary"][0]
+        at = {"item_id": item["id"], "output_index": index, "summary_index": 0}
+        yield "response.output_item.added", {"output_index": index, "item": item | {"summary": []}}
+        yield "response.reasoning_summary_part.added", {**at, "part": part | {"text": ""}}
+        for piece in _pieces(part["text"]):
+            yield "response.reasoning_summary_text.delta", {**at, "delta": piece}
+        yield "response.reasoning_summary_text.done", {**at, "text": part["text"]}
+        yield "response.reasoning_summary_part.done", {**at, "part": part}
+        yield "response.output_item.done", {"output_index": index, "item": item}
 
     def _say(self, index: int, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         text = item["content"][0]["text"]
@@ -388,6 +413,10 @@ class _Responses(_Shape):
         yield "response.output_item.done", {"output_index": index, "item": item}
 
     @staticmethod
+    def _thought(id: str, text: str) -> dict[str, Any]:
+        return {"id": id, "type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
+
+    @staticmethod
     def _message(id: str, text: str) -> dict[str, Any]:
         content: list[dict[str, Any]] = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
         return {"id": id, "type": "message", "role": "assistant", "status": "completed", "content": content}
@@ -396,7 +425,8 @@ class _Responses(_Shape):
 class _ChatCompletions(_Shape):
     def whole(self, request: Request, answer: Answer) -> dict[str, Any]:
         calls = [{"id": _id("call"), "type": "function", "function": {"name": it.name, "arguments": _arguments(it)}} for it in answer.calls]
-        message = {"role": "assistant", "content": answer.text, "refusal": None} | ({"tool_calls": calls} if calls else {})
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        message |= ({"tool_calls": calls} if calls else {}) | ({"reasoning_content": answer.reasoning} if answer.reasoning else {})
         asked, said = _tokens(json.dumps(request.input)), _tokens(answer.text or "", *map(_arguments, answer.calls))
         return {
             "id": _id("chatcmpl"),
@@ -416,6 +446,8 @@ class _ChatCompletions(_Shape):
             return None, same | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
 
         yield chunk({"role": "assistant", "content": None if answer.text is None else ""})
+        for piece in _pieces(answer.reasoning or ""):
+            yield chunk({"reasoning_content": piece})
         for piece in _pieces(answer.text or ""):
             yield chunk({"content": piece})
         for index, it in enumerate(choice["message"].get("tool_calls", ())):

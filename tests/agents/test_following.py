@@ -1,0 +1,319 @@
+"""Following a run: the same events under the same numbers as its driver tells, from any number on, in any process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic_ai import Agent as Structured
+
+from holdfast import InvalidValue, Message, Session, SessionNotFound, Store, UsageError
+from holdfast.agents import (
+    Agent,
+    Event,
+    Posthook,
+    Prehook,
+    ReasoningDelta,
+    RunEnded,
+    RunStarted,
+    Team,
+    TextDelta,
+    ToolAnswered,
+    ToolCalled,
+    Workflow,
+    tool,
+)
+from holdfast.agents.sequence import Place, behind
+from holdfast.runs import CANCELLED, ERROR, PAUSED
+from holdfast.testing.model_server import Answer, Call, call
+
+from .conftest import Models, output_of, statuses, texts, there, told, until
+
+LONG = "a long answer that comes in many pieces, as answers do"
+BOTH = Answer(calls=(Call("look"), Call("look")))
+
+
+def joined(events: Iterable[Event]) -> list[tuple[int, str, Any]]:
+    """The events as number, kind and content, with pieces of text that follow each other put together."""
+    found: list[tuple[int, str, Any]] = []
+    for event in events:
+        kind = type(event).__name__
+        if isinstance(event, TextDelta | ReasoningDelta):
+            before = found.pop()[2] if found and found[-1][1] == kind else ""
+            found.append((event.number, kind, before + event.delta))
+        elif isinstance(event, RunStarted):
+            found.append((event.number, kind, event.attempt))
+        elif isinstance(event, ToolCalled | ToolAnswered):
+            found.append((event.number, kind, (event.id, event.name)))
+        else:
+            assert isinstance(event, RunEnded)
+            output = event.output
+            content = output.content.model_dump() if isinstance(output.content, BaseModel) else output.content
+            found.append((event.number, kind, (output.status, content, len(output.messages), len(output.requirements))))
+    return found
+
+
+async def followed(agent: Agent, run_id: str, after: int = 0) -> list[Event]:
+    return [event async for event in agent.follow(run_id, "s", after=after)]
+
+
+async def gathered(stream: AsyncIterator[Event], into: list[Event]) -> None:
+    async for event in stream:
+        into.append(event)
+
+
+async def check(agent: Agent, events: list[Event]) -> None:
+    """Whoever follows is told the same, from the beginning and from behind each event on."""
+    run_id = output_of(events).run_id
+    assert joined(await followed(agent, run_id)) == joined(events)
+    numbers = [event.number for event in events]
+    assert numbers == sorted(set(numbers))
+    for place, event in enumerate(events):
+        assert joined(await followed(agent, run_id, event.number)) == joined(events[place + 1 :])
+
+
+def look() -> str:
+    return "seen"
+
+
+async def test_an_answer_and_tools(models: Models, store: Store) -> None:
+    agent = models.agent([BOTH, call("look"), LONG], store=store, tools=[look])
+    await check(agent, await told(agent.run("hi", session_id="s", stream=True)))
+
+
+async def test_a_run_that_was_not_streamed_is_told_alike(models: Models, store: Store) -> None:
+    agent = models.agent([call("look"), LONG], store=store, tools=[look])
+    output = await agent.run("hi", session_id="s")
+    kinds = [kind for _, kind, _ in joined(await followed(agent, output.run_id))]
+    assert kinds == ["RunStarted", "ToolCalled", "ToolAnswered", "TextDelta", "RunEnded"]
+
+
+class Last(Posthook):
+    async def on_run(self, session: Session, requests: list[Message], agent: Any, reply: Any) -> Any:
+        return "something else altogether, and longer than before: " + LONG
+
+
+class Halt(Prehook):
+    async def on_run(self, session: Session, agent: Any, requests: list[Message]) -> str:
+        return "no"
+
+
+@pytest.mark.parametrize("around", [{"posthooks": [Last()]}, {"prehooks": [Halt()]}], ids=["posthook", "prehook"])
+async def test_an_answer_that_a_hook_gave(chat: Models, store: Store, around: Any) -> None:
+    agent = chat.agent([LONG], store=store, **around)
+    await check(agent, await told(agent.run("hi", session_id="s", stream=True)))
+
+
+async def test_thoughts(chat: Models, store: Store) -> None:
+    agent = chat.agent([Answer(text=LONG, reasoning="hm, let me see")], store=store)
+    events = await told(agent.run("hi", session_id="s", stream=True))
+    assert any(isinstance(event, ReasoningDelta) for event in events)
+    await check(agent, events)
+
+
+async def test_a_structured_answer(chat: Models, memory: Store) -> None:
+    server = chat.serve([call("final_result", number=4)])
+    agent = Agent(Structured(chat.impatient(server), output_type=Four), store=memory)
+    await check(agent, await told(agent.run("hi", session_id="s", stream=True)))
+
+
+class Four(BaseModel):
+    number: int
+
+
+async def test_a_pause_and_what_comes_after_it(models: Models, store: Store) -> None:
+    @tool(confirm=True)
+    def pay() -> str:
+        return "paid"
+
+    agent = models.agent([Answer(calls=(Call("pay"), Call("look"))), call("pay"), LONG], store=store, tools=[pay, look])
+    events = await told(agent.run("hi", session_id="s", stream=True))
+    await check(agent, events)
+    paused = output_of(events)
+    assert paused.status == PAUSED
+    more = await told(agent.continue_run(paused, [paused.requirements[0].approve()], stream=True))
+    again = output_of(more)
+    last = await told(agent.continue_run(again, [again.requirements[0].deny("no")], stream=True))
+    assert any(isinstance(event, ToolAnswered) for event in last)
+    await check(agent, [*events[:-1], *more[:-1], *last])
+
+
+async def test_a_try_that_failed_and_the_next(chat: Models, store: Store) -> None:
+    server = chat.serve([call("look"), Answer(status=500), LONG])
+    agent = Agent(chat.impatient(server), store=store, tools=[look])
+    events: list[Event] = []
+    with pytest.raises(Exception, match="500"):
+        await gathered(agent.run("hi", session_id="s", run_id="r", stream=True), events)
+    ended = (await followed(agent, "r"))[-1]
+    assert isinstance(ended, RunEnded)
+    assert (ended.output.status, ended.output.content) == (ERROR, None)
+    assert ended.output.error
+    more = await told(agent.run("hi", session_id="s", run_id="r", stream=True))
+    assert more[0].number >> 32 == 2
+    await check(agent, [*events, *more])
+
+
+async def test_an_answer_broken_off_ends_behind_its_last_piece(chat: Models, store: Store) -> None:
+    held = threading.Event()
+    agent = chat.agent([Answer(text=LONG, hold=held)], store=store)
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True)
+    seen = [await anext(stream)]
+    held.set()
+    while not isinstance(seen[-1], TextDelta):
+        seen.append(await anext(stream))
+    await stream.aclose()
+    rest = await followed(agent, "r", seen[-1].number)
+    assert isinstance(rest[-1], RunEnded)
+    assert rest[-1].output.status == CANCELLED
+
+
+async def test_teams_and_workflows(chat: Models, store: Store) -> None:
+    scout = chat.agent(["found"] * 3, name="scout")
+    team = Team(chat.model(chat.serve([call("delegate", member="scout", task="look"), LONG])), members=[scout], store=store)
+    await check(team, await told(team.run("hi", session_id="s", stream=True)))
+    route = Team(chat.model(chat.serve([call("delegate", member="scout", task="look")])), members=[scout], mode="route", store=store)
+    await check(route, await told(route.run("hi", session_id="s", stream=True)))
+
+    def shout(given: Any) -> str:
+        return f"{given.message}!"
+
+    flow = Workflow([shout, scout], store=store)
+    await check(flow, await told(flow.run("hi", session_id="s", stream=True)))
+
+
+# --- while it goes on ------------------------------------------------------------------------------------------------
+
+
+async def test_a_follower_is_told_what_is_not_stored_yet(chat: Models, file_store: Store) -> None:
+    held = threading.Event()
+    server = chat.serve([call("look"), Answer(text=LONG, halfway=held)])
+    agent = chat.agent(server, store=file_store, tools=[look])
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True)
+    await anext(stream)
+    other = agent.follow("r", "s")
+    seen: list[Event] = []
+    while not any(isinstance(event, TextDelta) for event in seen):
+        seen.append(await asyncio.wait_for(anext(other), 10))
+    held.set()
+    seen += [event async for event in other]
+    assert joined(seen) == joined(await followed(agent, "r"))
+    assert joined(seen)[-2][2] == LONG
+
+
+async def test_a_detached_run_goes_on_without_its_reader(chat: Models, store: Store) -> None:
+    held = threading.Event()
+    agent = chat.agent([Answer(text=LONG, hold=held)], store=store)
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True)
+    first = await anext(stream)
+    await stream.aclose()
+    del stream
+    gc.collect()
+    held.set()
+    rest = await followed(agent, "r", first.number)
+    assert [kind for _, kind, _ in joined(rest)] == ["TextDelta", "RunEnded"]
+    assert output_of(rest).content == LONG
+
+
+async def test_a_detached_run_that_fails_says_so_in_the_log(chat: Models, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    agent = Agent(chat.impatient(chat.serve([Answer(status=500)])), store=store)
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True)
+    await anext(stream)
+    await stream.aclose()
+    ended = (await followed(agent, "r"))[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.output.status == ERROR
+    await until(lambda: _any(caplog.messages))
+    assert "run_id='r'" in caplog.text
+
+
+async def _any(found: list[str]) -> bool:
+    return bool(found)
+
+
+async def test_nothing_of_a_buffer_is_left_and_no_version_is_made_of_it(chat: Models, store: Store) -> None:
+    held = threading.Event()
+    agent = chat.agent([Answer(text=LONG, halfway=held)], store=store)
+    stream = agent.run("hi", session_id="s", stream=True, detached=True)
+    await anext(stream)
+    session = await there(agent, "s")
+    version = session.version
+    await until(lambda: _told(session))
+    await session.refresh()
+    assert session.version == version
+    held.set()
+    await stream.output()
+    assert await session.blobs("live") == []
+    await session.refresh()
+    assert session.version == version + 1
+
+
+async def _told(session: Session) -> bool:
+    return bool(await session.blobs("live"))
+
+
+# --- cancelling ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("detached", [True, False])
+async def test_a_run_is_cancelled_from_elsewhere(chat: Models, file_store: Store, detached: bool) -> None:
+    held = threading.Event()
+    agent = chat.agent([call("look"), Answer(text=LONG, halfway=held), "fine"], store=file_store, tools=[look])
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=detached, lease=0.6)
+    while not isinstance(await anext(stream), ToolAnswered):
+        pass
+    assert await agent.cancel_run("r", "s") is True
+    output = await asyncio.wait_for(stream.output(), 5)
+    held.set()
+    assert (output.status, output.content) == (CANCELLED, None)
+    session = await there(agent, "s")
+    assert await statuses(session) == [CANCELLED]
+    assert await texts(session) == ["hi", "look()", "=seen"]
+    assert await agent.cancel_run("r", "s") is False
+    assert (await agent.run("again", session_id="s", wait=0)).content == "fine"
+
+
+async def test_a_paused_run_is_cancelled_and_nothing_waits(chat: Models, store: Store) -> None:
+    @tool(confirm=True)
+    def pay() -> str:
+        return "paid"
+
+    agent = chat.agent([call("pay")], store=store, tools=[pay])
+    paused = await agent.run("hi", session_id="s")
+    assert await agent.cancel_run(paused.run_id, "s") is True
+    session = await there(agent, "s")
+    assert (await statuses(session), session.info.waiting, await session.requirements()) == ([CANCELLED], False, [])
+
+
+async def test_what_can_not_be_followed_or_cancelled(chat: Models, memory: Store) -> None:
+    agent = chat.agent(["yes"], store=memory)
+    output = await agent.run("hi", session_id="s", user_id="ada")
+    with pytest.raises(SessionNotFound):
+        await followed(agent, output.run_id)
+    with pytest.raises(SessionNotFound):
+        await agent.cancel_run(output.run_id, "s", user_id="bob")
+    with pytest.raises(UsageError, match="nothing to follow"):
+        await told(agent.follow("other", "s", user_id="ada"))
+    with pytest.raises(UsageError, match="nothing to cancel"):
+        await agent.cancel_run("other", "s", user_id="ada")
+    with pytest.raises(InvalidValue, match="after=-1"):
+        await told(agent.follow(output.run_id, "s", user_id="ada", after=-1))
+    with pytest.raises(InvalidValue, match="stream=True"):
+        agent.run("hi", session_id="s", detached=True)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(min_size=1, max_size=9), max_size=9), st.integers(0, 60))
+def test_behind_any_number_is_what_was_not_told(pieces: list[str], number: int) -> None:
+    place = Place(0, 0)
+    events = [place.tell(TextDelta(piece)) for piece in pieces]
+    whole = "".join(pieces)
+    assert "".join([str(event) for event in behind(events, number)]) == whole[number:]
