@@ -26,7 +26,7 @@ ENGINE = [
     "session",
     "store",
 ]  # layer 2: each imports only those before it
-AGENTS = ["models", "agents"]  # layer 3
+AGENTS = ["models", "agents", "recall"]  # layer 3
 FACES = {"holdfast", "sync"}  # everything below under one roof, as it is and blocking
 OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
 PUBLIC = LOWER | FACES | set(AGENTS) | {"copying", "large"}
@@ -41,6 +41,7 @@ MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is th
     **dict.fromkeys(OUTSIDE, PUBLIC),
 }
 MAY_IMPORT["store"] |= DRIVERS  # the one edge out of order: a store finds its backend by the URL's scheme and wraps it
+MAY_IMPORT["recall"] |= DRIVERS  # its index is a file of SQLite too, and it reads past a store's cache
 
 THIRD_PARTY = {  # dependency -> the one place that may import it
     "agents": "holdfast.adapters.openai_agents",
@@ -52,6 +53,7 @@ THIRD_PARTY = {  # dependency -> the one place that may import it
     "langchain_core": "holdfast.adapters.langgraph",
     "langgraph": "holdfast.adapters.langgraph",
     "msgspec": "holdfast",
+    "numpy": "holdfast.recall",
     "openai": "holdfast.adapters.openai_agents",
     "opentelemetry": "holdfast",  # the wrapper that traces, and the middleware that does
     "psycopg": "holdfast.backends.postgres",

@@ -28,7 +28,8 @@ class Key(NamedTuple):
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend declares. Nothing is found out by trying.
 
-    `in_place` says that its methods never suspend when no event loop runs: they finish on the calling thread.
+    `in_place` says that its methods never suspend when no event loop runs: they finish on the calling thread. `sealed`: what sessions hold
+    reaches the database encrypted, so a copy of their text beside it, a search index, has to be wanted.
     """
 
     durable: bool
@@ -36,6 +37,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     watch: bool = False
     in_place: bool = False
     atomic_scopes: bool = False
+    sealed: bool = False
     max_entry_bytes: int = 16 * 1024 * 1024
 
 

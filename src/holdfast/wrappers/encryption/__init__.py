@@ -54,7 +54,7 @@ class EncryptedBackend(Wrapper):
     @property
     def capabilities(self) -> Capabilities:
         inner = self.inner.capabilities
-        return replace(inner, max_entry_bytes=inner.max_entry_bytes - OVERHEAD)
+        return replace(inner, sealed=True, max_entry_bytes=inner.max_entry_bytes - OVERHEAD)
 
     async def read(self, key: Key, plan: ReadPlan) -> Snapshot | None:
         snapshot = await self.inner.read(key, sought(self._keys, plan))
