@@ -202,7 +202,7 @@ class Session:
             if not gone:
                 return 0
             try:
-                await self.write(hide=(Range(first, gone[-1].seq),), expect=None if last is None else self.version, staged=False)
+                await self.write(hide=(Range(first, gone[-1].seq),), expect=self.version, staged=False)
             except Conflict as conflict:
                 await patience.again(conflict)
             else:
@@ -215,19 +215,28 @@ class Session:
             await self.write(patch=HeadPatch(waiting=False), staged=False)
 
     async def pop(self) -> Message | None:
-        """Hide the newest message and return it; None when there is none."""
+        """Hide the newest message, with the summaries written after it, and return it; None when there is none."""
         patience = runs.Patience(WAIT)
         while True:
-            newest = await self.entries(last=1, kinds=(kinds.MESSAGE,), light=True)
+            newest = await self._end_of_messages()
             if not newest:
                 return None
             try:
-                await self.write(hide=(Range(newest[0].seq, newest[0].seq),), expect=self.version, staged=False)
+                await self.write(hide=tuple([Range(it.seq, it.seq) for it in newest]), expect=self.version, staged=False)
             except Conflict as conflict:
                 await patience.again(conflict)
             else:
                 await self.look_who_waits()
-                return (await self.whole(newest))[0].message()
+                return (await self.whole(newest[:1]))[0].message()
+
+    async def _end_of_messages(self) -> list[Entry]:
+        """The newest message and the summaries after it; nothing where there is no message."""
+        found = await self.entries(last=4, kinds=(kinds.MESSAGE, kinds.SUMMARY), light=True)
+        while found and not any(it.kind == kinds.MESSAGE for it in found):
+            older = await self.entries(last=64, before=found[0].seq, kinds=(kinds.MESSAGE, kinds.SUMMARY), light=True)
+            found = older + found if older else []
+        start = max([place for place, it in enumerate(found) if it.kind == kinds.MESSAGE], default=0)
+        return found[start:]
 
     async def replace(self, messages: Sequence[Message], *, expect: int | None = None) -> int:
         """Hide the whole history and put `messages` in its place, in one atomic commit; the version after it."""
@@ -364,6 +373,11 @@ class Session:
             blobs = (await self._peek(ReadPlan(blobs=(wanted,)))).blobs or []
             values |= {blob.key: blob.data for blob in blobs if blob.data is not None}
         return [large.whole(it, values) for it in items]
+
+    async def get_summary(self) -> str | None:
+        """What the newest summary says of the older part of the conversation; None while there is none, or it was rewound."""
+        newest = await self.entries(last=1, kinds=(kinds.SUMMARY,))
+        return str(newest[0].data()["text"]) if newest else None
 
     async def runs(self, *, last: int = 20) -> list[RunInfo]:
         """The newest `last` runs in the order they began."""
@@ -563,6 +577,21 @@ class Session:
     def life(self) -> int:
         """The mark of this life of the session, which ends with `clear` and `delete`."""
         return self._seen.incarnation
+
+    @property
+    def hides(self) -> int:
+        """How many times entries of it were hidden, as this handle has last seen it."""
+        return self._seen.hides
+
+    def twin(self) -> Session:
+        """Another handle of the same caller on the same session, nothing read: for another task."""
+        twin = Session(self.id, user_id=self.user_id)
+        twin.attach(self._linked, None)
+        return twin
+
+    def folded(self, told: list[Entry]) -> list[RunInfo]:
+        """The runs that run entries tell of, as they are while the claim is as this handle has last seen it."""
+        return runs.fold(told, self._seen.claim)
 
     @property
     def backend(self) -> Backend:

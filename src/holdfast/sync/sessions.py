@@ -460,6 +460,9 @@ class Session:
     def delete_file(self, name: str) -> None:
         self.call(self.aio.delete_file(name))
 
+    def get_summary(self) -> str | None:
+        return self.call(self.aio.get_summary())
+
     def runs(self, *, last: int = 20) -> list[RunInfo]:
         return self.call(self.aio.runs(last=last))
 
