@@ -19,7 +19,7 @@ from holdfast.sync import Store
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "migrate").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:```output\n(?P<output>.*?)^```)?", re.MULTILINE | re.DOTALL)
 STORE = re.compile(r'"(sqlite:///[^"?]+)"')
 
@@ -69,7 +69,7 @@ def pages_with_code() -> list[Path]:
 
 
 @pytest.mark.usefixtures("model")
-@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "page"}
