@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_ai import Agent as Structured
 
+import holdfast.sync
 from holdfast import InvalidValue, Message, Session, SessionNotFound, Store, UsageError
 from holdfast.agents import (
     Agent,
@@ -317,3 +319,22 @@ def test_behind_any_number_is_what_was_not_told(pieces: list[str], number: int) 
     events = [place.tell(TextDelta(piece)) for piece in pieces]
     whole = "".join(pieces)
     assert "".join([str(event) for event in behind(events, number)]) == whole[number:]
+
+
+def test_the_blocking_form(chat: Models, tmp_path: Path) -> None:
+    held = threading.Event()
+    server = chat.serve([Answer(text=LONG, hold=held), Answer(text=LONG, hold=held)])
+    agent = holdfast.sync.Agent(chat.model(server), store=f"sqlite:///{tmp_path}/chat.db")
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True)
+    first = next(stream)
+    stream.close()
+    events = agent.follow("r", "s")
+    assert joined([next(events)]) == joined([first])
+    held.set()
+    assert joined(events)[-1][2][:2] == ("completed", LONG)
+    held.clear()
+    stream = agent.run("hi", session_id="s", run_id="r2", stream=True, detached=True, lease=0.6)
+    next(stream)
+    assert agent.cancel_run("r2", "s") is True
+    assert stream.output().status == CANCELLED
+    assert agent.store.session("s").cancel_run("r2") is False

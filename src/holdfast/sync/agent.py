@@ -100,6 +100,7 @@ class Agent:
         user_id: str | None = None,
         run_id: str | None = None,
         stream: Literal[True],
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> RunStream: ...
@@ -112,12 +113,12 @@ class Agent:
         user_id: str | None = None,
         run_id: str | None = None,
         stream: bool = False,
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> RunOutput | RunStream:
-        it = cast("Any", self.aio).run(
-            input, session=_inner(session), session_id=session_id, user_id=user_id, run_id=run_id, stream=stream, wait=wait, lease=lease
-        )
+        how: dict[str, Any] = {"stream": stream, "detached": detached, "wait": wait, "lease": lease}
+        it = cast("Any", self.aio).run(input, session=_inner(session), session_id=session_id, user_id=user_id, run_id=run_id, **how)
         return self._given(it, session)
 
     @overload
@@ -143,6 +144,7 @@ class Agent:
         session_id: str | None = None,
         user_id: str | None = None,
         stream: Literal[True],
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> RunStream: ...
@@ -155,12 +157,12 @@ class Agent:
         session_id: str | None = None,
         user_id: str | None = None,
         stream: bool = False,
+        detached: bool = False,
         wait: float = WAIT,
         lease: float = LEASE,
     ) -> RunOutput | RunStream:
-        it = cast("Any", self.aio).continue_run(
-            run, decisions, session=_inner(session), session_id=session_id, user_id=user_id, stream=stream, wait=wait, lease=lease
-        )
+        how: dict[str, Any] = {"stream": stream, "detached": detached, "wait": wait, "lease": lease}
+        it = cast("Any", self.aio).continue_run(run, decisions, session=_inner(session), session_id=session_id, user_id=user_id, **how)
         return self._given(it, session)
 
     def _given(self, it: Any, session: Session | None) -> RunOutput | RunStream:
@@ -190,6 +192,12 @@ class Agent:
 
     def get_session_name(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
         return self.store.call(self.aio.get_session_name(session_id, user_id=user_id))
+
+    def follow(self, run_id: str, session_id: str | None = None, *, user_id: str | None = None, after: int = 0) -> Iterator[Event]:
+        return self.store.each(self.aio.follow(run_id, session_id, user_id=user_id, after=after))
+
+    def cancel_run(self, run_id: str, session_id: str | None = None, *, user_id: str | None = None) -> bool:
+        return _call(self.aio.cancel_run(run_id, session_id, user_id=user_id))
 
     def get_session_metrics(self, session_id: str | None = None, *, user_id: str | None = None) -> Counts:
         return self.store.call(self.aio.get_session_metrics(session_id, user_id=user_id))

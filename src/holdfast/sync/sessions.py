@@ -205,6 +205,10 @@ class Store:
     def cache_stats(self) -> CacheStats:
         return self.aio.cache_stats
 
+    def each(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """What the iterator gives, one after the other, as `call` does."""
+        return self._bridge.each(items)
+
     def session(
         self, session: str | Session | None = None, *, user_id: str | None = None, kind: str | None = None, parent: str | None = None
     ) -> Session:
@@ -465,6 +469,9 @@ class Session:
 
     def runs(self, *, last: int = 20) -> list[RunInfo]:
         return self.call(self.aio.runs(last=last))
+
+    def cancel_run(self, run_id: str) -> bool:
+        return self.call(self.aio.cancel_run(run_id))
 
     def get_run(self, run_id: str) -> RunInfo | None:
         return self.call(self.aio.get_run(run_id))
