@@ -34,7 +34,9 @@ _KEYS_AT_ONCE, _BYTES_AT_ONCE = 100, 8 * 1024 * 1024
 _WHOLE, _LIGHT = (b'{"v":%d,' % form for form in (FORM, LIGHT))
 _MARK = msgspec.json.encode(LEFT_OUT)[:-1]
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
-_HELD = re.compile(rb'(?<!\\)%s(text|json):([0-9a-f]{32}):([0-9]+)"' % re.escape(_MARK))
+_HEAD = re.compile(rb'"(data:[^":,\\]{0,200},)')
+"""What a data URL has before its content: it stays, for the content alone is what others keep of the same media."""
+_HELD = re.compile(rb'(?<!\\)%s(text|json):([0-9a-f]{32}):([0-9]+)(?::(data:[^":,\\]{0,200},))?"' % re.escape(_MARK))
 """A placeholder: a quote within a string has a backslash before it, and what begins so in a light body is no user's own."""
 
 
@@ -72,7 +74,7 @@ def split(body: bytes, salt: bytes = b"") -> tuple[bytes, dict[str, bytes]]:
     """
     for containers in (True, False):
         cuts = _cuts(body, containers=containers) if body.startswith(_WHOLE) else []
-        taken = {_key(body[cut.start : cut.end], salt): body[cut.start : cut.end] for cut in cuts}
+        taken = {_key(value, salt): value for value in (_parted(body[cut.start : cut.end])[1] for cut in cuts)}
         light = _LIGHT + b"".join(_with_placeholders(body, cuts, salt))[len(_WHOLE) :]
         if taken and _comes_back(light):
             return light, taken
@@ -90,11 +92,19 @@ def _comes_back(light: bytes) -> bool:
 def _with_placeholders(body: bytes, cuts: Sequence[_Cut], salt: bytes) -> Iterator[bytes]:
     place = 0
     for cut in cuts:
-        value = body[cut.start : cut.end]
+        whole = body[cut.start : cut.end]
+        head, value = _parted(whole)
+        kind, rest = b"text" if value.startswith(b'"') else b"json", b":" + head if head else b""
         yield body[place : cut.start]
-        yield b'%s%s:%s:%d"' % (_MARK, b"text" if value.startswith(b'"') else b"json", _key(value, salt).encode(), _length(value))
+        yield b'%s%s:%s:%d%s"' % (_MARK, kind, _key(value, salt).encode(), _length(whole), rest)
         place = cut.end
     yield body[place:]
+
+
+def _parted(value: bytes) -> tuple[bytes, bytes]:
+    """What of a value stays, if anything, and what is taken out."""
+    found = _HEAD.match(value)
+    return (found[1], b'"' + value[found.end() :]) if found else (b"", value)
 
 
 def _key(value: bytes, salt: bytes) -> str:
@@ -172,7 +182,7 @@ def is_light(it: Entry | Message) -> bool:
 
 def left_out(items: Iterable[Entry | Message]) -> dict[str, int]:
     """By their keys, the sizes of the values that `items` lack."""
-    return {key.decode(): int(size) for it in items if is_light(it) for _, key, size in _HELD.findall(_body(it))}
+    return {key.decode(): int(size) for it in items if is_light(it) for _, key, size, _ in _HELD.findall(_body(it))}
 
 
 def reads(wanted: Mapping[str, int]) -> Iterator[BlobRange]:
@@ -203,7 +213,12 @@ def whole(it: Stored, values: Mapping[str, bytes]) -> Stored:
 
 def joined(light: bytes, values: Mapping[str, bytes]) -> bytes:
     """The opposite of `split`; `KeyError` names a value that isn't there."""
-    return _WHOLE + _HELD.sub(lambda held: values[held[2].decode()], light)[len(_LIGHT) :]
+    return _WHOLE + _HELD.sub(lambda held: _value(held, values), light)[len(_LIGHT) :]
+
+
+def _value(held: re.Match[bytes], values: Mapping[str, bytes]) -> bytes:
+    value = values[held[2].decode()]
+    return b'"' + held[4] + value[1:] if held[4] else value
 
 
 def _body(it: Entry | Message) -> bytes:

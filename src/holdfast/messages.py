@@ -19,7 +19,7 @@ FORM = 1
 LIGHT = 2
 """The form of a body whose large values are kept elsewhere: in their places are strings that begin with `LEFT_OUT`."""
 LEFT_OUT = "\0holdfast:"
-"""`LEFT_OUT` + KIND:KEY:SIZE stands for a value of that kind, `text` or `json`, and of so many bytes."""
+"""`LEFT_OUT` + KIND:KEY:SIZE stands for a value of that kind, `text` or `json`, and of so many bytes; `:` and how it begins may follow."""
 
 
 class _Part(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -171,7 +171,7 @@ def described(text: str) -> str:
     """A text of a light message for people: `[16,384 bytes of text]` where it was left out."""
     if not text.startswith(LEFT_OUT):
         return text
-    _, kind, _, size = text.split(":")
+    _, kind, _, size, *_ = text.split(":")
     return f"[{int(size):,} bytes of {kind}]"
 
 
