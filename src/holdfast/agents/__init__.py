@@ -24,6 +24,7 @@ from .history import History
 from .output import RunOutput
 from .steps import Condition, Loop, Parallel, Router, Step, StepInput, StepOutput
 from .stream import RunStream
+from .summaries import Summaries
 from .team import Team
 from .tools import tool
 from .workflow import StepProgress, Workflow
@@ -64,6 +65,7 @@ __all__ = [
     "StepInput",
     "StepOutput",
     "StepProgress",
+    "Summaries",
     "Team",
     "TextDelta",
     "ToolAnswered",

@@ -14,11 +14,12 @@ from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
-from ..runs import CANCELLED, LEASE, WAIT
+from ..runs import CANCELLED, COMPLETED, LEASE, WAIT
 from ..session import Session
 from ..store import Store
 from . import naming
 from .around import ContextProvider, Middleware, Posthook, Prehook, check_around
+from .compaction import Compaction
 from .driving import Driving, Emit
 from .engine import Engine, Said, Turn
 from .events import Event
@@ -27,6 +28,7 @@ from .history import DEFAULT, History
 from .orders import Crew, Instructions, Orders
 from .output import RunOutput
 from .stream import RunStream
+from .summaries import Summaries
 from .tools import checked_tools, name_of, options_of
 from .whole import invoked
 
@@ -75,6 +77,7 @@ class Agent:
         self.runner = Runner()
         self.instructions = instructions
         self._history = history if add_history_to_context else None
+        self._compaction = _compaction(history.summaries or Summaries())
         own = checked_tools(tools)
         self._crew = Crew(
             agent=self,
@@ -231,8 +234,15 @@ class Agent:
     def _begun(self, orders: Orders) -> Coroutine[Any, Any, RunOutput] | RunStream:
         driving = Driving(self._crew, orders)
         if not orders.stream:
-            return _explained(driving, _nobody)
-        return RunStream(lambda emit: _explained(driving, emit), detached=orders.detached)
+            return self._driven(driving, _nobody)
+        return RunStream(lambda emit: self._driven(driving, emit), detached=orders.detached)
+
+    async def _driven(self, driving: Driving, emit: Emit) -> RunOutput:
+        """The run; what it leaves to be summed up is, after it."""
+        output = await _explained(driving, emit)
+        if output.status == COMPLETED and driving.long:
+            self._compaction.begin(driving.session, self._crew.engine, self._crew.model)
+        return output
 
     async def follow(
         self, run_id: str, session_id: str | None = None, *, user_id: str | None = None, after: int = 0
@@ -312,6 +322,19 @@ class Agent:
         """What all runs of a session have used so far, every try of them; `SessionNotFound` where there is no session."""
         return (await self._there(session_id, user_id)).metrics
 
+    async def compact(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
+        """Sum up a session now, all but its newest runs (`Summaries(keep=...)`): the summary, or None where there is nothing to sum up.
+
+        The record stays as it is: from now on a history with `summaries` sends the summary in place of what it covers. Raises what the
+        model's client raises, and `SessionNotFound` where there is no session.
+        """
+        session = await self._there(session_id, user_id)
+        return await self._compaction.now(session, self._crew.engine, self._crew.model)
+
+    async def get_session_summary(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
+        """What the newest summary of a session says, or None; `SessionNotFound` where there is no session."""
+        return await (await self._there(session_id, user_id)).get_summary()
+
     async def _name_for(self, session: Session) -> str:
         first = await session.entries(first=4 * naming.FIRST, kinds=(kinds.MESSAGE,))
         spoken = [it for it in (entry.message() for entry in first) if it.role in ("user", "assistant") and it.text][: naming.FIRST]
@@ -378,6 +401,11 @@ def _engine(model: Any, tools: tuple[Any, ...]) -> Engine:
     engine = PydanticEngine(model)
     engine.prepare(tools)
     return engine
+
+
+def _compaction(summaries: Summaries) -> Compaction:
+    model = summaries.model
+    return Compaction(summaries, None if model is None else _engine(model, ()), "" if model is None else _model_name(model))
 
 
 def _model_name(model: Any) -> str:

@@ -30,12 +30,13 @@ from .around import RunContext, halts_history, loads_history, through_middleware
 from .before import Before, held, look, open_calls, reruns, rewritten, said_or_done, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn
 from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
-from .history import DEEP_PAGE, KINDS, History, Past, calls_of, choose, results_of, valid
+from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
 from .live import LIVE, Live
 from .members import cancel, run_id_of
 from .orders import Crew, Orders
 from .output import RunOutput, ended
+from .past import past_of
 from .sequence import Place, place_of, spoken, widths
 from .tools import name_of, options_of
 from .watching import Watched
@@ -75,6 +76,7 @@ class Driving:
         """Places of the pieces of the answer that comes in now."""
         self._live: Live | None = None
         self._lost = False
+        self._looked: Past | None = None
 
     async def go(self, emit: Emit) -> RunOutput:
         """Run; what happens is told to `emit` as it happens, the output last."""
@@ -238,7 +240,7 @@ class Driving:
 
     @property
     def _window(self) -> Window | None:
-        return None if self._history is None else Window(limit=self._history.page, kinds=KINDS)
+        return None if self._history is None else Window(limit=self._history.page, kinds=self._history.kinds)
 
     def _instructed(self, text: str) -> None:
         """Note which instructions the run has; their text is stored once."""
@@ -276,20 +278,19 @@ class Driving:
         return id if id else "" if wanted else None
 
     async def _past(self, started: list[Entry]) -> Past | None:
-        """What is sent of the session's past; older entries are read while the history asks for more than the first page holds.
-
-        Large values are read of those messages only that are sent.
-        """
-        history = self._history
-        if history is None:
+        """What is sent of the session's past. Large values are read of those messages only that are sent."""
+        if self._history is None:
             return None
-        entries, whole = started, len(started) < history.page
-        while True:
-            past, more = choose(entries, history, {self.run.id, self.run.root}, whole=whole)
-            if not more:
-                return msgspec.structs.replace(past, messages=await self.session.whole(past.messages))
-            older = await self.session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=KINDS, light=True)
-            entries, whole = older + entries, len(older) < DEEP_PAGE
+        past = self._looked = await past_of(self.session, started, self._history, {self.run.id, self.run.root})
+        return msgspec.structs.replace(past, messages=await self.session.whole(past.messages))
+
+    @property
+    def long(self) -> bool:
+        """Whether there is so much that no summary covers, this run included, that it is to be summed up once the run has completed."""
+        summaries = self._history.summaries if self._history else None
+        if summaries is None or self._looked is None or self.run.root is not None:
+            return False
+        return summaries.due([*self._looked.fresh, (sum(map(tokens_of, self._told)), len(self._told))])
 
     async def _around(self, context: RunContext) -> None:
         crew = self.crew

@@ -5,7 +5,7 @@ Pure functions over the entries of one bounded read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,8 +14,9 @@ from .. import entries as kinds
 from ..entries import Entry
 from ..errors import InvalidValue
 from ..large import size_of
-from ..messages import Message, Text, ToolCall, ToolResult
+from ..messages import Message, Other, Reasoning, Text, ToolCall, ToolResult
 from ..runs import PAUSED, fold
+from .summaries import Summaries, Summary, standing, told
 
 KINDS = (kinds.MESSAGE, kinds.RUN)
 PAGE = 256
@@ -29,25 +30,41 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the session's past a run sends: whole runs, the newest first, until one of the bounds is met; None is no bound.
 
     `tokens` are estimated: one for every four bytes of text. A run that is longer than the bounds all by itself is sent in part.
-    Without any number the newest 256 entries of the log are looked at, within 32,000 tokens. `service`: the provider keeps the
-    conversation and is sent nothing but what is new (OpenAI's responses and conversations); the session's record is kept all the same.
+    Without any number the newest 256 entries of the log are looked at, within 32,000 tokens. `tool_calls`: how many of the newest tool
+    calls are sent with their results; older ones are left out, what was said beside them is not. `summaries`: what came before the runs
+    that are sent is summed up, and the summary sent first. `service`: the provider keeps the conversation and is sent nothing but what is
+    new (OpenAI's responses and conversations); the session's record is kept all the same.
     """
 
     runs: int | None = None
     messages: int | None = None
     tokens: int | None = None
+    tool_calls: int | None = None
     service: bool = False
+    summaries: Summaries | None = None
 
     @property
     def page(self) -> int:
         """How many entries are read with the run's first commit: fewer where few runs are asked for, eight for each."""
-        return PAGE if self.runs is None else min(PAGE, 8 * self.runs + 8)
+        return PAGE if self.runs is None or self.summaries is not None else min(PAGE, 8 * self.runs + 8)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which entries are read to choose from."""
+        return KINDS if self.summaries is None else (*KINDS, kinds.SUMMARY)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no number says how far to look back."""
+        return self.runs is None and self.messages is None and self.tokens is None
 
     def __post_init__(self) -> None:
-        for name in ("runs", "messages", "tokens"):
+        for name in ("runs", "messages", "tokens", "tool_calls"):
             value = getattr(self, name)
             if value is not None and not (type(value) is int and value >= 0):
                 raise InvalidValue(f"History({name}={value!r}): give a whole number, or leave it out for no bound")
+        if not (self.summaries is None or isinstance(self.summaries, Summaries)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidValue(f"History(summaries={self.summaries!r:.80}): write Summaries(), or leave it out for none")
 
 
 DEFAULT = History()
@@ -55,16 +72,26 @@ _DEFAULT_TOKENS = 32_000
 
 
 class Past(msgspec.Struct, frozen=True):
-    """What was chosen. `ranges` are the seqs of what is sent, first and last of each stretch, in order; `cut` says that there is more."""
+    """What was chosen. `ranges` are the seqs of what is sent, first and last of each stretch, in order; `cut` says that there is more.
+
+    `summary`: the seq of the summary that is sent, the first of `messages`. `calls`: none but so many tool calls were kept. `fresh`: how
+    long the runs are that no summary covers (tokens, messages), as far as they were read.
+    """
 
     messages: list[Message]
     ranges: list[list[int]]
     tokens: int
     cut: bool
+    summary: int | None = None
+    calls: int | None = None
+    fresh: tuple[tuple[int, int], ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """What the run remembers of it."""
-        return {"ranges": self.ranges, "messages": len(self.messages), "tokens": self.tokens, "cut": self.cut}
+        """What the run remembers of it: as `messages`, how many of the session's own were sent."""
+        said = len(self.messages) - (self.summary is not None)
+        more = {"summary": self.summary, "tool_calls": self.calls}
+        given = {name: value for name, value in more.items() if value is not None}
+        return {"ranges": self.ranges, "messages": said, "tokens": self.tokens, "cut": self.cut, **given}
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -73,27 +100,62 @@ class Group(msgspec.Struct, frozen=True):
     messages: list[tuple[int, Message]]
     tokens: int
 
+    @property
+    def end(self) -> int:
+        """The seq of the last of them."""
+        return self.messages[-1][0]
 
-def choose(entries: list[Entry], history: History, own: str | set[str | None], *, whole: bool) -> tuple[Past, bool]:
-    """The past to send, out of `entries` (of `KINDS`, in order), and whether older entries could still be part of it.
+    @property
+    def size(self) -> tuple[int, int]:
+        """Tokens and messages."""
+        return self.tokens, len(self.messages)
 
-    `whole`: there is nothing before them. Messages of the run (or runs) `own` and of paused runs are left out.
+
+def choose(
+    entries: list[Entry], history: History, own: str | set[str | None], *, whole: bool, older: Entry | None = None
+) -> tuple[Past, bool]:
+    """The past to send, out of `entries` (of the history's kinds, in order), and whether older entries could still be part of it.
+
+    `whole`: there is nothing before them. Messages of the run (or runs) `own` and of paused runs are left out. `older`: the newest summary
+    from before the entries, where it is known.
     """
     runs = fold([it for it in entries if it.kind == kinds.RUN], None)
     left_out = ({own} if isinstance(own, str) else own - {None}) | {run.id for run in runs if run.status == PAUSED}
     messages = [entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out]
-    groups = _groups(messages)
+    groups = groups_of(messages)
     if not whole and len(groups) > 1:
         groups = [it for it in groups if it.messages[0][0] != messages[0].seq]  # it may have begun before what was read
-    taken, met = _newest(groups, history)
-    wants_more = not met and not whole and history != DEFAULT
+    found = None if history.summaries is None else standing(entries, older, whole=whole)
+    _, summary, place = found or (None, None, 0)
+    fresh = groups if summary is None else [it for it in groups if not is_covered(it, summary, place)]
+    reached = whole or bool(found and entries and entries[0].seq <= place)
+    stands = None if summary is None or not _fits(summary, history) else summary
+    taken, met = _newest(_with_calls(fresh, history.tool_calls), history, stands)
     pairs = [pair for group in taken for pair in group.messages]
-    sent = [message for _, message in pairs]
-    cut = not whole or len(pairs) < sum(len(group.messages) for group in groups)
-    return Past(sent, _ranges([seq for seq, _ in pairs], entries), sum([group.tokens for group in taken]), cut), wants_more
+    lost = len(pairs) < sum([len(group.messages) for group in _with_calls(fresh, history.tool_calls)])
+    past = Past(
+        messages=([told(stands.text)] if stands else []) + [message for _, message in pairs],
+        ranges=_ranges([seq for seq, _ in pairs], entries),
+        tokens=sum([group.tokens for group in taken]) + (tokens_of(told(stands.text)) if stands else 0),
+        cut=lost or not reached or stands is not summary,
+        summary=found[0].seq if found and stands else None,
+        calls=history.tool_calls,
+        fresh=tuple([group.size for group in fresh]),
+    )
+    return past, not met and not reached and not history.plain
 
 
-def _groups(entries: list[Entry]) -> list[Group]:
+def is_covered(group: Group, summary: Summary, place: int) -> bool:
+    """Whether the summary, which reaches up to seq `place`, tells what is in the group."""
+    return group.end <= place and group.messages[0][1].run_id not in summary.open
+
+
+def _fits(summary: Summary, history: History) -> bool:
+    """Whether the bounds leave room for the summary."""
+    return not _over(1, history.messages) and not _over(tokens_of(told(summary.text)), _most_tokens(history))
+
+
+def groups_of(entries: Iterable[Entry]) -> list[Group]:
     """Whole runs; what no run was told of, by turns that begin with a user. In the order of their ends: others may run in a pause."""
     found: dict[str | int, list[tuple[int, Message]]] = {}
     turn, before = 0, None
@@ -102,23 +164,30 @@ def _groups(entries: list[Entry]) -> list[Group]:
         turn += entry.run_id is None and (message.role == "user" or before is not None)
         found.setdefault(turn if entry.run_id is None else entry.run_id, []).append((entry.seq, message))
         before = entry.run_id
-    return sorted(map(_group, found.values()), key=lambda group: group.messages[-1][0])
+    return sorted(map(_group, found.values()), key=lambda group: group.end)
 
 
 def _group(pairs: list[tuple[int, Message]]) -> Group:
     return Group(pairs, sum([tokens_of(message) for _, message in pairs]))
 
 
-def _newest(groups: list[Group], history: History) -> tuple[list[Group], bool]:
-    """The newest whole groups within the bounds, in order; and whether a bound was met."""
+def _most_tokens(history: History) -> int | None:
+    return _DEFAULT_TOKENS if history.plain else history.tokens
+
+
+def _newest(groups: list[Group], history: History, summary: Summary | None) -> tuple[list[Group], bool]:
+    """The newest whole groups within the bounds, in order, beside the summary; and whether a bound was met."""
     taken: list[Group] = []
+    most_messages, most = history.messages, _most_tokens(history)
+    if summary is not None:
+        most_messages = None if most_messages is None else most_messages - 1
+        most = None if most is None else most - tokens_of(told(summary.text))
     messages, tokens = 0, 0
-    most = _DEFAULT_TOKENS if history == DEFAULT else history.tokens
     for group in reversed(groups):
         messages, tokens = messages + len(group.messages), tokens + group.tokens
-        over = _over(len(taken) + 1, history.runs) or _over(messages, history.messages) or _over(tokens, most)
+        over = _over(len(taken) + 1, history.runs) or _over(messages, most_messages) or _over(tokens, most)
         if over and not taken and not _over(1, history.runs):
-            return [_end_of(group, history.messages, most)], True
+            return [_end_of(group, most_messages, most)], True
         if over:
             return taken[::-1], True
         taken.append(group)
@@ -161,6 +230,65 @@ def _ranges(sent: list[int], entries: list[Entry]) -> list[list[int]]:
         else:
             found.append([seq, seq])
     return found
+
+
+# --- tool calls ------------------------------------------------------------------------------------------------------
+
+
+def _with_calls(groups: list[Group], keep: int | None) -> list[Group]:
+    """The groups with none but the newest `keep` tool calls."""
+    if keep is None:
+        return groups
+    left = iter(with_calls([message for group in groups for _, message in group.messages], keep))
+    kept = [[(seq, it) for seq, _ in group.messages if (it := next(left)) is not None] for group in groups]
+    return [_group(pairs) for pairs in kept if pairs]
+
+
+def with_calls(messages: Sequence[Message], keep: int) -> list[Message | None]:
+    """The messages with none but the newest `keep` tool calls and their results; None in place of one of which nothing is left.
+
+    A result belongs to the nearest call before it with its id, as in `valid`: one without a call is left out too. A message that is
+    changed has no `native` any more, for that would bring back what was taken out.
+    """
+    kept = _kept(messages, keep)
+    answered: dict[str | None, list[bool]] = {}
+    found: list[Message | None] = []
+    for message, most in zip(messages, kept, strict=True):
+        if message.role == "tool":
+            found.append(_with_parts(message, [_is_kept(part, answered) for part in message.parts]))
+            continue
+        calls = calls_of(message)
+        stays = [place >= len(calls) - most for place in range(len(calls))]
+        answered |= {id: [stay for call, stay in zip(calls, stays, strict=True) if call.id == id] for id in {call.id for call in calls}}
+        left = iter(stays)
+        found.append(_with_parts(message, [next(left) if isinstance(part, ToolCall) else True for part in message.parts]))
+    return found
+
+
+def _kept(messages: Sequence[Message], keep: int) -> list[int]:
+    """For each message, how many of its calls are kept: its last ones."""
+    kept: list[int] = []
+    for message in reversed(messages):
+        calls = 0 if message.role == "tool" else len(calls_of(message))
+        kept.append(min(calls, keep))
+        keep -= kept[-1]
+    return kept[::-1]
+
+
+def _is_kept(part: Any, answered: dict[str | None, list[bool]]) -> bool:
+    """Whether a part of a tool's message stays: a result does with its call. The next result with this id is another call's."""
+    if not isinstance(part, ToolResult):
+        return True
+    calls = answered.get(part.id)
+    return bool(calls) and calls.pop(0)
+
+
+def _with_parts(message: Message, stays: list[bool]) -> Message | None:
+    if all(stays):
+        return message
+    parts = tuple([part for part, stay in zip(message.parts, stays, strict=True) if stay])
+    silent = all(isinstance(part, Reasoning | Other) or (isinstance(part, Text) and not part.content) for part in parts)
+    return None if silent else msgspec.structs.replace(message, parts=parts, native=None)
 
 
 # --- validity --------------------------------------------------------------------------------------------------------

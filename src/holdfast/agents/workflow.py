@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import InvalidValue
+from ..errors import InvalidValue, UsageError
 from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent, asynchronous
@@ -70,6 +70,12 @@ class Workflow(Agent):
         messages = [entry.message() for entry in entries if entry.kind == "message"]
         done = {result.id for message in messages for result in results_of(message)}
         return [StepProgress(call.id or "", call.name, call.id in done) for message in messages for call in calls_of(message)]
+
+    async def compact(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
+        """As `Agent.compact`, by the model of the `agent` that answers; `UsageError` where there is none."""
+        if isinstance(self._crew.engine, Pipeline):
+            raise UsageError(f"workflow {self.name!r} has no model to sum up with: sum up with an Agent on the same store")
+        return await super().compact(session_id, user_id=user_id)
 
     def _spoken(self, agent: Agent, quiet: Workflow) -> Crew:
         """The crew of an agent that has the conversation, with the workflow as a tool of it."""

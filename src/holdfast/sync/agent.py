@@ -190,6 +190,12 @@ class Agent:
     ) -> Session:
         return self._form(_call(self.aio.set_session_name(session_id, session_name, autogenerate=autogenerate, user_id=user_id)))
 
+    def compact(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
+        return _call(self.aio.compact(session_id, user_id=user_id))
+
+    def get_session_summary(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
+        return self.store.call(self.aio.get_session_summary(session_id, user_id=user_id))
+
     def get_session_name(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
         return self.store.call(self.aio.get_session_name(session_id, user_id=user_id))
 
