@@ -50,6 +50,7 @@ ENGINE = {
         "hides",
         "life",
         "look",
+        "of_scope",
         "look_who_waits",
         "record_run",
         "run_log",

@@ -27,6 +27,17 @@ def check_id(value: object, what: str = "session id") -> str:
     return value
 
 
+def scope_id(scope: str, user_id: str | None) -> str:
+    """The id of the record that holds the state of scope `user` (of this one) or `app`; `InvalidId` for another scope, or no user."""
+    if scope == "app":
+        return "~app"
+    if scope != "user":
+        raise InvalidId(f"scope {scope!r:.80}: a state's scope is 'user' or 'app'; the session's own is session.state")
+    if user_id is None:
+        raise InvalidId("scope 'user': the session has no user; open it with user_id=...")
+    return check_id(f"~user/{check_id(user_id, 'user id')}")
+
+
 def check_session_id(value: object) -> str:
     """As `check_id`, and not one of the reserved scope records."""
     checked = check_id(value)

@@ -29,7 +29,7 @@ class Link(msgspec.Struct, frozen=True):
     def create(self, patch: HeadPatch | None = None) -> Create:
         """Creates a session where it isn't: it begins with `patch`, and with this store's time to live."""
         given = patch or HeadPatch()
-        if self.ttl is not None:
+        if self.ttl is not None and given.ttl is UNSET:
             given = msgspec.structs.replace(given, ttl=self.ttl)
         return Create(new_incarnation(), patch=None if given == HeadPatch() else checked(given))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
@@ -41,7 +41,7 @@ from .backend import (
 from .entries import Entry
 from .errors import Conflict, Fenced, InvalidValue, SessionBusy, SessionGone, SessionNotFound, StoreError, UsageError
 from .files import FileInfo
-from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now
+from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now, scope_id
 from .info import Link, SessionInfo, check_ttl, checked, copied, info_of, touch
 from .large import Stored
 from .messages import Message, system
@@ -49,7 +49,7 @@ from .requirements import Requirement
 from .rules import changes, may_use
 from .running import Run, cancel, counts_of, message_entry
 from .runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
-from .state import CACHE_PREFIX, MISSING, Cells, State, VolatileCache, encode_value
+from .state import CACHE_PREFIX, MISSING, Cells, Scope, State, VolatileCache, encode_value
 from .values import decode, encode
 
 FORM = 1
@@ -76,6 +76,7 @@ class Session:
         self._head: Head | None = None
         self._service_id: Any = UNSET
         self._fence: int | None = None
+        self._scopes: dict[str, Session] = {}
         self.begins_with: HeadPatch | None = None
         """For a handle that has read nothing: what the session has in its head from its first write on, should that create it."""
 
@@ -150,6 +151,31 @@ class Session:
     def get_non_volatile_cache(self) -> State:
         """Values kept with the session and never sent to a model."""
         return State(self, CACHE_PREFIX)
+
+    async def scope(self, scope: Scope) -> State:
+        """The state of wider scope, as it is now: `user`, shared by all sessions of this session's user, or `app`, by all sessions.
+
+        It has a record and a version of its own. What is set on it is written with this session's next commit, right before it and under
+        the same commit id; `increment`, `append` and `set_if` at once. `clear` of the session leaves it alone.
+        """
+        if (record := self._scopes.get(scope)) is not None:
+            with suppress(SessionGone, SessionNotFound):  # deleted: another begins
+                await record.refresh()
+                return record.state
+        head = self._head
+        self._scopes[scope] = record = await Session.of_scope(scope, self.user_id or (head.user_id if head else None), self._linked)
+        return record.state
+
+    @classmethod
+    async def of_scope(cls, scope: Scope, user_id: str | None, link: Link) -> Self:
+        """The record of a wider scope's state."""
+        record = cls(user_id=user_id if scope == "user" else None)
+        record.id = scope_id(scope, user_id)
+        record.begins_with = HeadPatch(kind="scope", ttl=None)
+        record.attach(link, None)
+        with suppress(SessionNotFound):  # its first write makes it
+            await record.refresh()
+        return record
 
     def clear(self) -> None:
         """Stage the removal of all history, state and blobs; the id, the owner and the metadata stay. What is set after it is kept."""
@@ -617,7 +643,8 @@ class Session:
 
     @property
     def _staged(self) -> bool:
-        return self.cells.cleared or self._service_id is not UNSET or bool(self.cells.pending())
+        own = self.cells.cleared or self._service_id is not UNSET or bool(self.cells.pending())
+        return own or any(it.cells.pending() for it in self._scopes.values())
 
     async def _read(self, plan: ReadPlan) -> Snapshot:
         snapshot = await self._peek(plan)
@@ -665,6 +692,9 @@ class Session:
         A handle that has read nothing yet creates the session where it isn't.
         """
         link, head, service_id = self._linked, self._head, self._service_id
+        repeats, id = id is not None and not fresh, id or new_id()
+        if staged:
+            await self._write_scopes(id, fresh=not repeats)
         if head is None:
             parts["create"] = link.create(self.begins_with)
         act = claim.act if claim else None
@@ -675,10 +705,10 @@ class Session:
             erase = erase or (Erase("content", new_incarnation()) if self.cells.cleared else None)
             patch = self._patch_service_id(patch)
         commit = Commit(
-            id=id or new_id(),
+            id=id,
             time=time or now(),
             incarnation=head.incarnation if head else None,
-            base=_MOST if fresh and head is None else 0 if (id and not fresh) or head is None else head.version,
+            base=_MOST if fresh and head is None else 0 if repeats or head is None else head.version,
             user_id=self.user_id,
             check_owner=not link.as_admin,
             puts=puts,
@@ -705,6 +735,12 @@ class Session:
         if outcome.snapshot is not None:
             self._learn(outcome.snapshot)
         return outcome
+
+    async def _write_scopes(self, id: str, *, fresh: bool) -> None:
+        """What is staged on wider state goes first, under the same id: said again, the whole is still one."""
+        for record in self._scopes.values():
+            if record.cells.pending():
+                await record.write(id=id, fresh=fresh)
 
     def _advance(self, sent: Head | None, head: Head | None) -> None:
         """Take in the head that a commit sent at head `sent` came back with, unless a newer one has been seen since."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol, get_origin
+from typing import Any, Literal, NamedTuple, Protocol, get_origin
 
 from .backend import Put, StateRow
 from .errors import InvalidId, InvalidValue, UsageError
 from .values import decode, encode
 
+Scope = Literal["user", "app"]
 MISSING: Any = object()
 MAX_KEY_BYTES = 1024
 CACHE_PREFIX = "\x1fcache:"
@@ -212,6 +213,10 @@ class Owner(Protocol):
         """Read, change and write one key until nobody came between; the value written. `change` gets `MISSING` for no value."""
         ...
 
+    async def commit(self) -> int:
+        """Write what is staged; the version after it."""
+        ...
+
 
 class State(KeyValues):
     """A session's state. Reading and plain writing are immediate and stage; `increment`, `append` and `set_if` are awaited and atomic."""
@@ -256,6 +261,10 @@ class State(KeyValues):
 
     def __repr__(self) -> str:
         return f"State({dict(self)!r})"
+
+    async def commit(self) -> int:
+        """Write what is staged, in one atomic commit (of a session: with all that is staged on it); the version after it."""
+        return await self._owner.commit()
 
     async def increment(self, key: str, by: float | Decimal = 1) -> Any:
         """Add `by` to a number (0 when there is none) and return the sum. Nobody's increment is lost, whoever else writes."""

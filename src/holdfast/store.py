@@ -21,6 +21,7 @@ from .info import Link, SessionInfo, check_ttl, info_of, touch
 from .requirements import Requirement
 from .rules import may_use
 from .session import Session
+from .state import Scope, State
 from .wrappers.cache import CachedBackend, cache_of
 from .wrappers.retry import RetriedBackend
 
@@ -219,6 +220,13 @@ class Store:
         await touch(self._link, Key(self.tenant, session_id), snapshot.head, user_id)
         handle.attach(self._link, snapshot)
         return handle
+
+    async def scope(self, scope: Scope, *, user_id: str | None = None) -> State:
+        """The state of wider scope, as it is now: `user`, shared by all sessions of this user, or `app`, by all of the tenant.
+
+        What is set on it is written by its `commit`. In a session, `await session.scope(...)` gives one that is written with it.
+        """
+        return (await Session.of_scope(scope, user_id, self._link)).state
 
     async def touch(self, session_id: str, head: Head, *, user_id: str | None = None) -> None:
         """What a read of a session's own does: put off its expiry. For who has read the backend itself and got `head`."""

@@ -31,6 +31,7 @@ from ..large import Stored
 from ..messages import Message
 from ..requirements import Requirement
 from ..runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
+from ..state import Scope
 from ..store import CacheStats, SessionPage, Wanted
 
 if TYPE_CHECKING:
@@ -220,6 +221,9 @@ class Store:
         found = self._bridge.call(self.aio.get(session_id, user_id=user_id))
         return found and Session.of(found, self._bridge)
 
+    def scope(self, scope: Scope, *, user_id: str | None = None) -> State:
+        return State(self._bridge.call(self.aio.scope(scope, user_id=user_id)), self)
+
     def has(self, session_id: str, *, user_id: str | None = None) -> bool:
         return self._bridge.call(self.aio.has(session_id, user_id=user_id))
 
@@ -264,7 +268,7 @@ class SessionManager:
 class State(aio_state.KeyValues):
     """`session.state`, blocking."""
 
-    def __init__(self, state: aio_state.State, session: Session) -> None:
+    def __init__(self, state: aio_state.State, session: Session | Store) -> None:
         self.aio = state
         self._session = session
 
@@ -291,6 +295,9 @@ class State(aio_state.KeyValues):
 
     def get(self, key: str, default: Any = None, /, *, as_: type[Any] | None = None) -> Any:
         return self.aio.get(key, default, as_=as_)
+
+    def commit(self) -> int:
+        return self._session.call(self.aio.commit())
 
     def increment(self, key: str, by: float | Decimal = 1) -> Any:
         return self._session.call(self.aio.increment(key, by))
@@ -390,6 +397,9 @@ class Session:
 
     def get_non_volatile_cache(self) -> State:
         return self._cache
+
+    def scope(self, scope: Scope) -> State:
+        return State(self.call(self.aio.scope(scope)), self)
 
     def clear(self) -> None:
         self.aio.clear()
