@@ -16,6 +16,7 @@ from .around import (
     Posthook,
     Prehook,
     RunContext,
+    RunInvocation,
     ToolInvocation,
 )
 from .engine import Answered, Delta, Done, Engine, Held, Said, Turn
@@ -56,6 +57,7 @@ __all__ = [
     "Router",
     "RunContext",
     "RunEnded",
+    "RunInvocation",
     "RunOutput",
     "RunStarted",
     "RunStream",

@@ -59,7 +59,7 @@ class Workflow(Agent):
                 "add_workflow_history_to_steps": add_workflow_history_to_steps,
                 "num_history_runs": num_history_runs,
             }
-            quiet = Workflow(steps, name=name, store=self.store, **history_too)
+            quiet = Workflow(steps, name=name, store=self.store, middleware=self._crew.middleware, **history_too)
             self._crew = self._spoken(agent if isinstance(agent, Agent) else Agent(agent, name=name, store=self.store), quiet)
             self._history = History()
 
@@ -88,7 +88,7 @@ class Workflow(Agent):
             return quiet, session
 
         it = marked(run_workflow, ToolOptions(delegates=True))
-        theirs = agent.crew
+        own, theirs = self._crew, agent.crew
         return msgspec.structs.replace(
             theirs,
             agent=self,
@@ -96,6 +96,10 @@ class Workflow(Agent):
             tools=(*theirs.tools, it),
             by_name={**theirs.by_name, "run_workflow": (it, options_of(it))},
             member_of=member_of,
+            providers=(*own.providers, *theirs.providers),
+            middleware=tuple(dict.fromkeys((*own.middleware, *theirs.middleware))),
+            prehooks=(*own.prehooks, *theirs.prehooks),
+            posthooks=(*own.posthooks, *theirs.posthooks),
         )
 
     async def _session_for(self, step: Step, session: Session) -> Session:
