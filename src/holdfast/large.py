@@ -115,12 +115,7 @@ def _length(value: bytes) -> int:
     """The bytes of a text as UTF-8, of anything else as JSON."""
     if not value.startswith(b'"'):
         return len(value)
-    if b"\\" not in value:
-        return len(value) - 2
-    try:
-        return len(msgspec.json.decode(value, type=str).encode())
-    except (msgspec.DecodeError, UnicodeEncodeError):  # half a pair of surrogates, in what another writer wrote
-        return len(value) - 2
+    return len(msgspec.json.decode(value, type=str).encode()) if b"\\" in value else len(value) - 2
 
 
 class _Cut(NamedTuple):
