@@ -9,16 +9,16 @@ usually hold the same text: it is stored once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from .backend import BlobPut, BlobRange, Commit, Key
+from .backend import BlobPut, BlobRange, Commit, Key, ReadPlan, Snapshot
 from .entries import LARGE, MESSAGE, Entry, NewEntry
-from .errors import Corrupt, HoldfastError
+from .errors import Corrupt, HoldfastError, SessionGone
 from .messages import FORM, LEFT_OUT, LIGHT, Message, Part, Text, decode_message, encode_message
 
 Stored = TypeVar("Stored", Entry, Message)
@@ -170,12 +170,12 @@ def _cuts(body: bytes, *, containers: bool) -> list[_Cut]:
 # --- bringing in -----------------------------------------------------------------------------------------------------
 
 
-def is_light(it: Entry | Message) -> bool:
+def is_light(it: Entry | NewEntry | Message) -> bool:
     """Whether values of it were left out."""
     return it.light if isinstance(it, Message) else it.body.startswith(_LIGHT) and it.kind == MESSAGE
 
 
-def left_out(items: Iterable[Entry | Message]) -> dict[str, int]:
+def left_out(items: Iterable[Entry | NewEntry | Message]) -> dict[str, int]:
     """By their keys, the sizes of the values that `items` lack."""
     return {key.decode(): int(size) for it in items if is_light(it) for _, key, size, _ in _HELD.findall(_body(it))}
 
@@ -192,6 +192,16 @@ def reads(wanted: Mapping[str, int]) -> Iterator[BlobRange]:
         size += more
     if keys:
         yield BlobRange(namespace=LARGE, keys=tuple(keys))
+
+
+async def restored(read: Callable[[ReadPlan], Awaitable[Snapshot | None]], items: Sequence[Stored]) -> list[Stored]:
+    """`items` with the values that were left out; `SessionGone` where `read` finds their session no more."""
+    values: dict[str, bytes] = {}
+    for wanted in reads(left_out(items)):
+        if (snapshot := await read(ReadPlan(blobs=(wanted,)))) is None:
+            raise SessionGone("the session was cleared, deleted or expired while its large values were read")
+        values |= {blob.key: blob.data for blob in snapshot.blobs or [] if blob.data is not None}
+    return [whole(it, values) for it in items]
 
 
 def whole(it: Stored, values: Mapping[str, bytes]) -> Stored:
@@ -216,9 +226,9 @@ def _value(held: re.Match[bytes], values: Mapping[str, bytes]) -> bytes:
     return b'"' + held[4] + value[1:] if held[4] else value
 
 
-def _body(it: Entry | Message) -> bytes:
+def _body(it: Entry | NewEntry | Message) -> bytes:
     """The light body of a light entry or message."""
-    return it.body if isinstance(it, Entry) else _LIGHT + encode_message(replace(it, light=False))[len(_WHOLE) :]
+    return _LIGHT + encode_message(replace(it, light=False))[len(_WHOLE) :] if isinstance(it, Message) else it.body
 
 
 def size_of(part: Part) -> int:

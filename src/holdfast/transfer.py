@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from .backend import BlobPut, BlobRange, Commit, Create, Head, HeadPatch, Put, Range, ReadPlan, Snapshot, Window
-from .entries import MESSAGE, NewEntry
+from .entries import LARGE, MESSAGE, NewEntry
 from .errors import Corrupt, InvalidId, InvalidValue, SchemaMismatch
 from .ids import check_session_id, new_id, new_incarnation, now
+from .large import left_out
 from .messages import decode_message
 from .state import CACHE_PREFIX, check_key
 from .values import decode
@@ -122,6 +123,9 @@ class _Reader:
             raise InvalidValue("this is not an export: it begins with a line of type 'session' and a head")
         if not self.ended:
             raise InvalidValue(f"this export is cut short after {self.count} lines: its end is missing; nothing was imported")
+        there = {blob.key for blob in self.blobs if blob.namespace == LARGE}
+        if lost := left_out(self.entries).keys() - there:
+            raise InvalidValue(f"this export lacks the large values {', '.join(sorted(lost))} of its messages; nothing was imported")
         everything = (tuple(self.puts), tuple(self.entries), tuple(self.hidden), tuple(self.blobs))
         return Parcel(check_session_id(self.first.session_id), self.first.head, *everything)
 
