@@ -394,11 +394,7 @@ class Session:
 
         A read for every 8 MiB, none where nothing was left out. What the handle knows of the session stays as it was.
         """
-        values: dict[str, bytes] = {}
-        for wanted in large.reads(large.left_out(items)):
-            blobs = (await self._peek(ReadPlan(blobs=(wanted,)))).blobs or []
-            values |= {blob.key: blob.data for blob in blobs if blob.data is not None}
-        return [large.whole(it, values) for it in items]
+        return await large.restored(self._peek, items)
 
     async def get_summary(self) -> str | None:
         """What the newest summary says of the older part of the conversation; None while there is none, or it was rewound."""

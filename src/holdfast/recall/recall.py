@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 
-from ..backend import Backend, Filter, Head, Key, ReadPlan, Window
+from ..backend import Backend, Filter, Head, Key, ReadPlan, Snapshot, Window
 from ..entries import MESSAGE, Entry
-from ..errors import InvalidValue, Unsupported
+from ..errors import InvalidValue, SessionGone, Unsupported
 from ..ids import SCOPE_PREFIXES, check_id, check_session_id
+from ..large import restored
 from ..runs import pause
 from ..session import Session
 from ..store import Store
@@ -199,7 +200,21 @@ class Recall:
         hidden = await self._hidden(key, was) if was is not None and was.hides != head.hides else []
         seq = (was.seq if was else 0) if not take else head.seq if len(new) < _PAGE else new[-1].seq
         standing = Standing(head.incarnation, seq, head.hides, head.user_id)
-        return None if standing == was else _Step(standing, documents(new, tool_results=self._tool_results), hidden)
+        if standing == was:
+            return None
+        return _Step(standing, documents(await self._whole(key, head, new), tool_results=self._tool_results), hidden)
+
+    async def _whole(self, key: Key, head: Head, entries: list[Entry]) -> list[Entry]:
+        """The entries with their large values; none of them once the life that `head` tells of has ended."""
+
+        async def read(plan: ReadPlan) -> Snapshot | None:
+            snapshot = await self._backend.read(key, plan)
+            return snapshot if snapshot is not None and snapshot.head.incarnation == head.incarnation else None
+
+        try:
+            return await restored(read, entries)
+        except SessionGone:
+            return []
 
     async def _hidden(self, key: Key, was: Standing) -> list[int]:
         """The indexed entries that are hidden by now."""
@@ -357,8 +372,9 @@ class Recall:
 
     async def around(self, session_id: str, window: Window) -> tuple[Head, list[Entry]] | None:
         """A session's head and some of its entries, or None; for the tools, which look whose it is."""
-        snapshot = await self._backend.read(Key(self.store.tenant, check_session_id(session_id)), ReadPlan(entries=window))
-        return snapshot and (snapshot.head, snapshot.entries or [])
+        key = Key(self.store.tenant, check_session_id(session_id))
+        snapshot = await self._backend.read(key, ReadPlan(entries=window))
+        return snapshot and (snapshot.head, await self._whole(key, snapshot.head, snapshot.entries or []))
 
 
 def _model(embed: Embed | None, given: str | None) -> str | None:
