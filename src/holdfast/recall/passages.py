@@ -20,10 +20,10 @@ _ENDS = ("\n\n", "\n", ". ", "! ", "? ", "。", "; ", ", ", " ")
 _WORDS = 32
 _LETTERS = 64
 _COMMON = """
-    a about all also am an and any are as at be been but by can could did do does doing for from had has have having he her hers him his how i
-    if in into is it its just me mine more most my no nor not of on or our ours out over own please s said say she should so some t tell than
-    that the their theirs them then there these they this those to too under up us very was we were what when where which while who whom whose
-    why will with would you your yours
+    a about all also am an and any are as at be been but by can could did do does doing for from had has have having he her hers him
+    his how i if in into is it its just me mine more most my no nor not of on or our ours out over own please s said say she should
+    so some t tell than that the their theirs them then there these they this those to too under up us very was we were what when
+    where which while who whom whose why will with would you your yours
 """
 """Words that stand in most English messages: looking for them finds everything."""
 _UNTOLD = frozenset(_COMMON.split())

@@ -1,8 +1,8 @@
 """`Recall`: brings an index up to date with a store, and searches in it what the store still holds.
 
-The store alone says what there is and whose it is. The index may lag behind, and any process may bring it up to date at any time: how far
-each session is indexed is written together with its documents, and a write that comes from an older reading is refused and made anew. Nothing
-is shown that the store has not confirmed.
+The store alone says what there is and whose it is. The index may lag behind, and any process may bring it up to date at any time: how
+far each session is indexed is written together with its documents, and a write that comes from an older reading is refused and made anew.
+Nothing is shown that the store has not confirmed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,6 @@ class Recall:
         self._working: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        await self._ready()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,0 +1,136 @@
+"""One index and several processes: at once, killed in the middle, forked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast import Store, user
+from holdfast.recall import MiniLM, Recall
+from holdfast.testing.processes import Child, Pipe, in_processes
+
+from .conftest import rows, said, shown
+
+SESSIONS, MESSAGES = 3, 230
+
+
+async def filled(url: str) -> None:
+    async with Store.open(url) as store:
+        for number in range(SESSIONS):
+            await said(store, f"s{number}", *(user(f"session {number} message {n}") for n in range(MESSAGES)))
+
+
+async def two(texts: Sequence[str]) -> list[list[float]]:
+    return [[1.0, float(len(it))] for it in texts]
+
+
+async def index(url: str, file: str, times: int) -> int:
+    async with Store.open(url) as store, Recall(store, f"sqlite:///{file}", two) as recall:
+        return sum([await recall.update() for _ in range(times)])
+
+
+async def write_and_index(url: str, file: str, name: str) -> int:
+    async with Store.open(url) as store, Recall(store, f"sqlite:///{file}", two) as recall:
+        taken = 0
+        for number in range(20):
+            session = await store.session(f"s{number % SESSIONS}")
+            await session.append(user(f"from {name} number {number}"))
+            if number % 7 == 6:
+                await session.rewind(last=1)
+            taken += await recall.update()
+        return taken
+
+
+async def same_as_anew(url: str, file: Path) -> None:
+    """The index holds what one holds that was made in one go."""
+    whole = file.with_name("whole.db")
+    whole.unlink(missing_ok=True)
+    await index(url, str(whole), 1)
+    assert rows(file) == rows(whole)
+
+
+async def test_processes_that_write_and_index_at_once_index_everything_once(tmp_path: Path) -> None:
+    url, file = f"sqlite:///{tmp_path}/chat.db", tmp_path / "recall.db"
+    await filled(url)
+    work = [(url, str(file), name) for name in ("one", "two", "three")]
+    assert sum(await in_processes(write_and_index, work)) >= SESSIONS * MESSAGES
+    await index(url, str(file), 1)
+    await same_as_anew(url, file)
+
+
+def index_until_killed(url: str, file: str, stop_at: int, pipe: Pipe) -> None:
+    calls = 0
+
+    async def embed(texts: Sequence[str]) -> list[list[float]]:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            pipe.send("in the middle")
+            time.sleep(60)  # noqa: ASYNC251  # nothing comes after this
+        return await two(texts)
+
+    embed.__qualname__ = two.__qualname__
+
+    async def work() -> None:
+        async with Store.open(url) as store, Recall(store, f"sqlite:///{file}", embed) as recall:
+            pipe.send("begins")
+            await recall.update()
+        pipe.send("done")
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 11])
+async def test_an_update_that_was_killed_is_completed_by_the_next(tmp_path: Path, stop_at: int) -> None:
+    url, file = f"sqlite:///{tmp_path}/chat.db", tmp_path / "recall.db"
+    await filled(url)
+    with Child(index_until_killed, url, str(file), stop_at) as child:
+        assert [await child.said(), await child.said()] == ["begins", "in the middle"]
+        child.kill()
+    before = len(rows(file))
+    assert before == (stop_at - 1) // 5 * MESSAGES + (200 if (stop_at - 1) % 5 == 4 else 0)  # whole pages: four calls and one
+    assert await index(url, str(file), 1) == SESSIONS * MESSAGES - before
+    await same_as_anew(url, file)
+
+
+async def test_an_update_killed_at_any_moment_leaves_a_sound_index(tmp_path: Path) -> None:
+    url, file = f"sqlite:///{tmp_path}/chat.db", tmp_path / "recall.db"
+    await filled(url)
+    for wait in (0.0, 0.005, 0.01, 0.02, 0.03, 0.05):
+        with Child(index_until_killed, url, str(file), 0) as child:
+            assert await child.said() == "begins"
+            await asyncio.sleep(wait)
+            child.kill()
+        rows(file)
+    await index(url, str(file), 1)
+    await same_as_anew(url, file)
+
+
+async def test_a_fork_goes_on_with_an_index_of_its_own_connection(tmp_path: Path, minilm: MiniLM) -> None:
+    async with Store.open(f"sqlite:///{tmp_path}/chat.db") as store, Recall(store, f"sqlite:///{tmp_path}/recall.db", minilm) as recall:
+        await said(store, "a", user("hello there"))
+        await recall.update()
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.write(writing, asyncio.run(in_child(recall)).encode())
+            os._exit(0)
+        os.close(writing)
+        with closing(os.fdopen(reading)) as told:
+            assert await asyncio.to_thread(told.read) == "a:1"
+        await asyncio.to_thread(os.waitpid, pid, 0)
+        await said(store, "b", user("hello again"))
+        await recall.update()
+        assert len(await recall.search("hello", user_id=None)) == 2
+
+
+async def in_child(recall: Recall) -> str:
+    hits: Any = await recall.search("hello", user_id=None)
+    return " ".join(shown(hits))
