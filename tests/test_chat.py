@@ -80,6 +80,8 @@ class Desk:
             return "So it is."
         if "Name the conversation" in str(request.input[0]):
             return "Orders under way"
+        if "Sum up a conversation" in str(request.input[0]):
+            return "Questions, and echoes."
         if "where" in text:
             return Answer(text="Let me see.", calls=(Call("look", {"order": "A-17"}), Call("look", {"order": "A-18"})))
         if "refund" in text:
@@ -200,6 +202,14 @@ def test_commands_for_sessions(desk: Desk) -> None:
     names = {it.id: (it.name, it.counts.messages) for it in desk.store.list().items}
     assert (names["aa-1"], names["bb-1"]) == (("Orders under way", 4), (None, 2))
     assert ("Copy", 4) in names.values()
+
+
+def test_a_session_is_summed_up_where_there_is_something_to_sum_up(desk: Desk) -> None:
+    result = desk.ask("/compact", *"abcde", "/compact", "/compact", words=("--session", "s"))
+    assert "nothing was said in this session yet" in result.stderr
+    assert result.stdout.splitlines()[-2:] == ["Questions, and echoes.", "nothing to sum up: the newest exchanges are sent as they are"]
+    assert desk.session().get_summary() == "Questions, and echoes."
+    assert len(desk.said()) == 10
 
 
 def test_an_exchange_is_taken_back_with_its_run(desk: Desk) -> None:

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast import InvalidValue, Message, Store, Text, ToolCall, ToolResult, assistant, tool, user
+from holdfast import InvalidValue, Message, Native, Store, Text, ToolCall, ToolResult, assistant, tool, user
 from holdfast.agents import History
-from holdfast.agents.history import PAGE, Past, calls_of, choose, results_of, tokens_of, valid
+from holdfast.agents.history import PAGE, Past, calls_of, choose, results_of, tokens_of, valid, with_calls
+from holdfast.agents.record import as_sent
 from holdfast.entries import MESSAGE, RUN, Entry
 from holdfast.messages import encode_message
 from holdfast.runs import RunEvent
-from holdfast.testing.model_server import Request, call
+from holdfast.testing.model_server import Answer, Call, Request, call
 
-from .conftest import Counting, Models, sent, there
+from .conftest import Counting, Models, sent, short, there
 
 IDS = st.sampled_from(["1", "2", "3", None])
 TEXTS = st.sampled_from(["", "hi", "a longer text " * 9])
@@ -159,7 +160,51 @@ def test_of_a_log_that_goes_further_back_no_run_is_sent_that_may_have_begun_befo
     assert choose(entries, History(runs=10_000), "own", whole=False)[1]
 
 
-@pytest.mark.parametrize("wrong", [{"runs": -1}, {"messages": 1.5}, {"tokens": "many"}, {"runs": True}])
+# --- tool calls ------------------------------------------------------------------------------------------------------
+
+
+def said_with(message: Message) -> list[Any]:
+    """What a message says beside its calls and results."""
+    return [part for part in message.parts if isinstance(part, Text) and part.content]
+
+
+@given(LOGS, st.integers(0, 4))
+@settings(max_examples=300)
+def test_none_but_the_newest_calls_are_kept_and_what_is_sent_is_valid(log: list[Message], keep: int) -> None:
+    made = [it for it in with_calls(log, keep) if it is not None]
+    before, after = valid(log), valid(made)
+    check_messages(after)
+    calls, kept = [[call for it in messages for call in calls_of(it)] for messages in (before, after)]
+    assert kept == (calls[-keep:] if keep else [])
+    answers, left = [[result for it in messages for result in results_of(it)] for messages in (before, after)]
+    assert left == (answers[-keep:] if keep else [])
+    assert [part for it in log if it.role != "tool" for part in said_with(it)] == [part for it in made for part in said_with(it)]
+    assert [it for it in with_calls(made, keep) if it is not None] == made
+    assert not [it for it in made if not it.parts and it not in log]
+
+
+@given(LOGS, st.integers(0, 3))
+def test_a_message_that_is_changed_has_no_payload_that_brings_back_what_was_cut(log: list[Message], keep: int) -> None:
+    native = Native("pydantic-ai/2", msgspec.Raw(b"{}"))
+    given_messages = [msgspec.structs.replace(it, native=native) for it in log]
+    for before, after in zip(given_messages, with_calls(given_messages, keep), strict=True):
+        assert after is None or after is before or after.native is None
+
+
+@given(ENTRIES, st.builds(History, runs=BOUND, messages=BOUND, tokens=st.none() | st.integers(0, 200), tool_calls=st.integers(0, 3)))
+@settings(max_examples=300)
+def test_the_record_tells_what_was_sent_of_few_calls(made: Any, history: History) -> None:
+    entries = entries_of(made)
+    past, _ = choose(entries, history, "own", whole=True)
+    record = past.record()
+    found = [it.message() for a, b in record["ranges"] for it in entries if a <= it.seq <= b and it.kind == MESSAGE]
+    assert valid([it for it in with_calls(found, record["tool_calls"]) if it is not None]) == valid(past.messages)
+    assert sum([len(calls_of(it)) for it in past.messages]) <= (history.tool_calls or 0)
+    assert history.tokens is None or sum(map(tokens_of, past.messages)) <= history.tokens
+    check_messages(valid(past.messages))
+
+
+@pytest.mark.parametrize("wrong", [{"runs": -1}, {"messages": 1.5}, {"tokens": "many"}, {"runs": True}, {"tool_calls": -1}, {"summaries": True}])
 def test_a_bound_that_is_no_number_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidValue, match=next(iter(wrong))):
         History(**wrong)
@@ -234,3 +279,26 @@ async def test_what_others_left_in_the_log_is_sent_validly(models: Models, memor
     assert made[:3] == ["one", "look()", "look()"]
     assert made[4:6] == ["=late", "two"]
     assert made[-1] == "now"
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        (0, "q0 both done q1 both done"),
+        (1, "q0 both done q1 both look() =2 done"),
+        (3, "q0 both look() =2 done q1 both look() look() =1 =2 done"),
+        (9, "q0 both look() look() =1 =2 done q1 both look() look() =1 =2 done"),
+    ],
+)
+async def test_few_tool_calls_are_sent_and_recorded_as_they_were(models: Models, memory: Store, keep: int, expected: str) -> None:
+    both = Answer(text="both", calls=(Call("look", {"n": 1}), Call("look", {"n": 2})))
+    server = models.serve([both, "done", both, "done", "ok"])
+    for n in range(2):
+        await models.agent(server, store=memory, tools=[look]).run(f"q{n}", session_id="s")
+    agent = models.agent(server, store=memory, tools=[look], history=History(tool_calls=keep))
+    await agent.run("now", session_id="s", run_id="r")
+    assert " ".join(sent(server.requests[-1])) == f"{expected} now"
+    told = await as_sent(await there(agent, "s"), "r")
+    assert told is not None
+    assert " ".join(short(it) for it in told[0].requests[0].messages) == f"{expected} now"
+    assert told[0].attempt.history["tool_calls"] == keep

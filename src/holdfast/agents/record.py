@@ -17,7 +17,8 @@ from ..errors import Corrupt
 from ..messages import Message
 from ..runs import COMPLETED, INTERRUPTED, PAUSED, RUNNING, RunEvent, RunInfo
 from ..session import Session
-from .history import calls_of, results_of, valid
+from .history import calls_of, results_of, valid, with_calls
+from .summaries import summary_of, told
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,10 +41,9 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     said: tuple[Message, ...] = ()
 
     @property
-    def ranges(self) -> list[list[int]]:
-        """The seqs of the past that was sent, first and last of each stretch."""
-        history = cast("dict[str, Any]", (self.window or {}).get("history") or {})
-        return history.get("ranges", [])
+    def history(self) -> dict[str, Any]:
+        """What was sent of the past: `ranges` of seqs, first and last of each stretch, the seq of a `summary`, how many `tool_calls`."""
+        return cast("dict[str, Any]", (self.window or {}).get("history") or {})
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ async def as_sent(session: Session, run_id: str) -> list[Sent] | None:
 
 async def _sent(session: Session, attempt: Try, texts: dict[str, str]) -> Sent:
     copied = session.info.origin is not None and attempt.version == 1  # a fork begins with one commit of all copies, numbered anew
-    past = None if copied or attempt.window is None else await _past(session, attempt.ranges)
+    past = None if copied or attempt.window is None else await _past(session, attempt.history)
     return Sent(
         attempt=attempt,
         instructions=texts.get(attempt.instructions or ""),
@@ -93,12 +93,22 @@ async def _sent(session: Session, attempt: Try, texts: dict[str, str]) -> Sent:
     )
 
 
-async def _past(session: Session, ranges: list[list[int]]) -> list[Message]:
+async def _past(session: Session, history: dict[str, Any]) -> list[Message]:
     found: list[Message] = []
-    for first, last in ranges:
+    for first, last in history.get("ranges", []):
         read = await session.entries(after=first - 1, before=last + 1, kinds=(kinds.MESSAGE,), hidden=True)
         found += [entry.message() for entry in read]
-    return found
+    if (calls := history.get("tool_calls")) is not None:
+        found = [it for it in with_calls(found, calls) if it is not None]
+    return [*await _summary(session, history.get("summary")), *found]
+
+
+async def _summary(session: Session, seq: int | None) -> list[Message]:
+    """The message that stood for what a summary covers, if one did."""
+    if seq is None:
+        return []
+    read = await session.entries(after=seq - 1, before=seq + 1, kinds=(kinds.SUMMARY,), hidden=True)
+    return [told(summary_of(entry).text) for entry in read]
 
 
 # --- from entries to tries -------------------------------------------------------------------------------------------
@@ -170,7 +180,7 @@ def _event(entry: Entry) -> RunEvent:
 
 
 def requests(attempt: Try, past: Sequence[Message]) -> Iterator[Request]:
-    """The requests of one try, in order; `past` are the messages of its `ranges`.
+    """The requests of one try, in order; `past` is what it was sent of before the run.
 
     The last may be without an answer: it was under way when the try ended, or about to be.
     """

@@ -133,6 +133,9 @@ def _past(session: Session, it: Sent) -> str:
     if history is None:
         return "nothing of the past: history is switched off"
     about = f"{counted(it.past, 'message')} of the past, about {counted(history['tokens'], 'token')}" if it.past else "nothing of the past"
+    about += ", the first a summary of what came before" if "summary" in history else ""
+    if "tool_calls" in history:
+        about += f", with no more than {counted(history['tool_calls'], 'tool call')}"
     return f"{about}; older messages were cut" if history["cut"] else about
 
 

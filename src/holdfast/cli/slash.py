@@ -182,6 +182,15 @@ async def _begin(session: Session, seq: int) -> int:
     return before.seq if before.kind == RUN and before.run_id == it.run_id else it.seq
 
 
+@command("compact")
+async def compact(chat: Conversation, _: str) -> None:
+    """have the model sum up all but the newest exchanges, for an agent that sends summaries"""
+    _there(chat)
+    with working("asking the model"):
+        text = await interruptible(chat.agent.compact(chat.session.id, user_id=chat.terminal.user))
+    chat.terminal.answer({"summary": text}, one_line(text) if text else "nothing to sum up: the newest exchanges are sent as they are")
+
+
 @command("clear", "[yes]")
 async def clear(chat: Conversation, text: str) -> None:
     """remove everything that was said and kept in this session, for good"""
