@@ -263,15 +263,16 @@ async def test_a_run_that_is_cancelled_is_no_error(chat: Models, memory: Store, 
         return "never"
 
     agent = chat.agent([call("wait")], tools=[wait], store=memory, middleware=[seen.telemetry()])
-    if stream:
-        async with agent.run("hi", session_id="s", stream=True) as events:
-            await anext(events)
+    async with asyncio.timeout(10):
+        if stream:
+            async with agent.run("hi", session_id="s", stream=True) as events:
+                await anext(events)
+                await begun.wait()
+        else:
+            task = asyncio.create_task(agent.run("hi", session_id="s"))
             await begun.wait()
-    else:
-        task = asyncio.create_task(agent.run("hi", session_id="s"))
-        await begun.wait()
-        task.cancel()
-        await asyncio.wait({task})
+            task.cancel()
+            await asyncio.wait({task})
     assert seen.one("invoke_agent")["holdfast.run.status"] == "cancelled"
     assert seen.one("execute_tool wait")["holdfast.cancelled"] is True
     assert seen.errors() == {}

@@ -65,7 +65,7 @@ def _events(commit: Commit, outcome: Outcome) -> Iterator[tuple[str, _Facts]]:
     made = commit.create is not None and outcome.head is not None and outcome.head.incarnation == commit.create.incarnation
     if made and outcome.version == 1:
         yield "created", {}
-    if commit.patch is not None and commit.patch.name is not UNSET:
+    elif commit.patch is not None and commit.patch.name is not UNSET:
         yield "renamed", {}
     decided = any(entry.kind == DECISION for entry in commit.entries)
     for entry in commit.entries:
