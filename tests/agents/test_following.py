@@ -7,7 +7,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,7 @@ from holdfast import InvalidValue, Message, Session, SessionNotFound, Store, Usa
 from holdfast.agents import (
     Agent,
     Event,
+    HandedOver,
     Posthook,
     Prehook,
     ReasoningDelta,
@@ -54,6 +55,8 @@ def joined(events: Iterable[Event]) -> list[tuple[int, str, Any]]:
             found.append((event.number, kind, event.attempt))
         elif isinstance(event, ToolCalled | ToolAnswered):
             found.append((event.number, kind, (event.id, event.name)))
+        elif isinstance(event, HandedOver):
+            found.append((event.number, kind, event.agent))
         else:
             assert isinstance(event, RunEnded)
             output = event.output
@@ -307,7 +310,7 @@ async def test_what_can_not_be_followed_or_cancelled(chat: Models, memory: Store
     with pytest.raises(InvalidValue, match="after=-1"):
         await told(agent.follow(output.run_id, "s", user_id="ada", after=-1))
     with pytest.raises(InvalidValue, match="stream=True"):
-        agent.run("hi", session_id="s", detached=True)
+        cast("Any", agent).run("hi", session_id="s", detached=True)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .around import (
     ToolInvocation,
 )
 from .engine import Answered, Delta, Done, Engine, Held, Said, Turn
-from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
+from .events import Event, HandedOver, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import History
 from .output import RunOutput
 from .steps import Condition, Loop, Parallel, Router, Step, StepInput, StepOutput
@@ -42,6 +42,7 @@ __all__ = [
     "Done",
     "Engine",
     "Event",
+    "HandedOver",
     "Held",
     "History",
     "HistoryProvider",

@@ -8,12 +8,12 @@ it told is stored.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, nullcontext
 from hashlib import blake2b
-from typing import Any, cast
+from itertools import takewhile
+from typing import Any
 
 import msgspec
 
@@ -29,12 +29,12 @@ from ..runs import CANCELLED, COMPLETED, PAUSED, RUNNING, Metrics, Patience, thr
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
 from .before import Before, held, look, open_calls, reruns, rewritten, said_or_done, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn
-from .events import Event, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
+from .events import Event, HandedOver, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
 from .live import LIVE, Live
 from .members import cancel, run_id_of
-from .orders import Crew, Orders
+from .orders import Crew, Orders, made
 from .output import RunOutput, ended
 from .past import past_of
 from .sequence import Place, place_of, spoken, widths
@@ -43,6 +43,8 @@ from .watching import Watched
 
 Emit = Callable[[Event], None]
 _NOTHING = Before()
+MOST_HANDOVERS = 16
+"""Times a conversation is handed over in one run, at most."""
 
 
 class Driving:
@@ -76,6 +78,7 @@ class Driving:
         """Places of the pieces of the answer that comes in now."""
         self._live: Live | None = None
         self._lost = False
+        self._handed = False
         self._looked: Past | None = None
 
     async def go(self, emit: Emit) -> RunOutput:
@@ -137,6 +140,8 @@ class Driving:
             raise
 
     async def _through(self, started: list[Entry]) -> RunOutput:
+        self._go_on_duty()
+        self.run.agent = self.crew.name
         self._place.begin(self.run.attempt)
         self._emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
         for message in self._before.results:
@@ -152,6 +157,12 @@ class Driving:
         if self._held:
             return await self._stop(PAUSED, self._held)
         return await self._finish(context.answer)
+
+    def _go_on_duty(self) -> None:
+        """Where agents hand over to one another, the run is driven by who has the conversation."""
+        duty = self.crew.duty
+        if duty is not None:
+            self.crew = msgspec.structs.replace(duty.on(self.session), duty=duty)
 
     # --- telling ---
 
@@ -197,11 +208,13 @@ class Driving:
             raise UsageError(f"there is no run {self.run.id!r} in session {self.session.id!r}: nothing to continue")
         if run is None:
             return Before(version=self.session.version)
+        self._go_on_duty()
+        found = await self.session.whole(found)
         self._place = place_of(self.session.id, found)
         self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
         self.run.counted = self._used = run.metrics
         self._earlier = run.metrics.seconds
-        return look(run, await self.session.whole(found), self.session.version, self.orders, self.crew)
+        return look(run, found, self.session.version, self.orders, self.crew)
 
     async def _start(self, wait: float) -> list[Entry]:
         before = self._before
@@ -209,7 +222,7 @@ class Driving:
         new = (*(() if kept else self.orders.input), *before.results)
         self._told = [*kept, *new]
         self.run.window = {"model": self.crew.model} | ({} if kept else {"given": len(new)})
-        if isinstance(self.crew.instructions, str):
+        if isinstance(self.crew.instructions, str) and self.crew.duty is None:
             self._instructed(self.crew.instructions)
         outcome = await self.run.start(
             new,
@@ -298,13 +311,25 @@ class Driving:
         await with_context(context, crew.providers, prehooks, crew.posthooks, lambda: self._drive(context))
 
     async def _drive(self, context: RunContext) -> None:
-        """Ask the engine, and store what it tells as it goes; its answer goes to the context."""
+        """Ask the engine, and whoever the conversation is handed over to; the answer goes to the context."""
         self._note(context)
+        given, own = list(takewhile(lambda it: not said_or_done(it), context.input)), context.input
+        for _ in range(MOST_HANDOVERS + 1):
+            await self._ask(context, own)
+            if not self._handed:
+                return
+            self._handed, own = False, rewritten(self._told, given)
+            self._go_on_duty()
+            self.run.agent = self.crew.name
+        raise UsageError(f"run {self.run.id!r} of {self.session.key} was handed over more than {MOST_HANDOVERS} times: nobody answers")
+
+    async def _ask(self, context: RunContext, input: list[Message]) -> None:
+        """Ask the engine, and store what it tells as it goes."""
         if context.tools:
             more = {name_of(it): (it, options_of(it)) for it in context.tools}
             self.crew = msgspec.structs.replace(self.crew, by_name=self.crew.by_name | more)
         rerun = reruns(self._before, open_calls(self._told))
-        past, own = self._sent(context, frozenset(rerun))
+        past, own = self._sent(context, input, frozenset(rerun))
         turn = Turn(
             messages=(*past, *own),
             own=len(own),
@@ -330,6 +355,8 @@ class Driving:
                     self._held = held(step, open_calls(self._told), self.crew, self.run.id)
                     return
                 await self._step(step)
+                if self._handed:
+                    return
                 if isinstance(step, Answered) and not step.failed and self.crew.options(step.message.name or "").final:
                     final = step.message
                 if final is not None and not open_calls(self._told):
@@ -337,10 +364,10 @@ class Driving:
                     return
         raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
 
-    def _sent(self, context: RunContext, open: frozenset[str]) -> tuple[list[Message], list[Message]]:
+    def _sent(self, context: RunContext, input: list[Message], open: frozenset[str]) -> tuple[list[Message], list[Message]]:
         """What the model is sent: the past with what was added to it, and this run so far."""
         added = [message for messages in context.context.values() for message in messages]
-        return valid([*context.past, *added]), valid(context.input, open=open)
+        return valid([*context.past, *added]), valid(input, open=open)
 
     def _note(self, context: RunContext) -> None:
         """Keep for the record what the model is sent and the session does not hold."""
@@ -352,10 +379,8 @@ class Driving:
 
     async def _instructions(self, context: RunContext) -> str | None:
         """The instructions of this run; those a function makes are noted now that it can see the session."""
-        given = self.crew.instructions
-        if callable(given):
-            made = given(self.session) if inspect.signature(given).parameters else given()
-            given = await cast("Awaitable[str]", made) if inspect.isawaitable(made) else made
+        given = await made(self.crew.instructions, self.session)
+        if callable(self.crew.instructions):
             self._instructed(given or "")
         return "\n\n".join([text for text in (given, *context.instructions) if text]) or None
 
@@ -366,10 +391,22 @@ class Driving:
         elif isinstance(step, Said):
             await self._said(step)
         elif isinstance(step, Answered):
+            handed = self._hand_over(step.message)
             await self._tell(step.message, at_once=self._acting)
+            for event in handed:
+                self._emit(event)
             self._emit_answers(step.message)
         else:
             raise UsageError(f"the engine {type(self.crew.engine).__name__} told {step!r:.80}: that is no step of a run")
+
+    def _hand_over(self, answer: Message) -> list[Event]:
+        """Where this answer to a call gives the conversation to another agent: to be stored with it, and told before it."""
+        found = self.crew.duty and self.crew.duty.handed([*self._told, answer], self.crew.name)
+        if not found:
+            return []
+        self._handed = True
+        self._notes.append(self.crew.duty.take(self.session, *found, self.run.id, self.crew.name))
+        return [HandedOver(*found)]
 
     def _delta(self, step: Delta) -> None:
         self._streamed += len(step.text)
@@ -431,9 +468,7 @@ class Driving:
 
     def _count(self, **more: int) -> None:
         used = {name: getattr(self._used, name) + value for name, value in more.items()}
-        self._used = msgspec.structs.replace(
-            self._used, **used, seconds=round(self._earlier + time.perf_counter() - self._began, 6)
-        )
+        self._used = msgspec.structs.replace(self._used, **used, seconds=round(self._earlier + time.perf_counter() - self._began, 6))
         self.run.metrics = self._used
 
     # --- the end ---
@@ -444,8 +479,9 @@ class Driving:
             return
         waited = {it.via.call for it in self._before.needs.asked.values() if it.via}
         for call in open_calls(self._told):
-            if call.id in waited and (found := self.crew.member_of(call, self.session)) is not None:
-                await cancel(*found, run_id_of(self.run.id, str(call.id)))
+            found = self.crew.member_of(call, self.session) if call.id in waited else None
+            if found is not None:
+                await cancel(found[0], found[1], run_id_of(self.run.id, str(call.id)))
 
     async def _finish(self, answer: Any) -> RunOutput:
         """Store the answer, and that the run is completed."""

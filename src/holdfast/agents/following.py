@@ -32,7 +32,7 @@ async def follow(session: Session, run_id: str, after: int = 0) -> AsyncGenerato
         window = Window(after=log[-1].seq if log else 0, newest=False, run_id=run_id, hidden=True)
         plan = ReadPlan(state_since=session.cells.synced, entries=window, blobs=(BlobRange(namespace=LIVE, keys=(run_id,)),))
         snapshot = await session.look(plan)
-        new = snapshot.entries or []
+        new = await session.whole(snapshot.entries or [])
         log += new
         before = number
         for event in behind(telling.take(new, unstored(snapshot.blobs or [])), number):

@@ -61,3 +61,9 @@ async def cancel(member: Any, session: Session, run_id: str) -> None:
         if it.run_id == run_id:
             await member.continue_run(run_id, [it.cancel()], session=session)
             return
+
+
+def about(instructions: Any) -> str:
+    """What others are told of an agent: the first line of its instructions."""
+    lines = instructions.strip().splitlines() if isinstance(instructions, str) else []
+    return lines[0] if lines else "an agent"

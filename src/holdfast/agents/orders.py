@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -18,6 +19,14 @@ from .history import History
 from .tools import ToolOptions
 
 Instructions = str | Callable[..., Any] | None
+
+
+async def made(given: Instructions, session: Session) -> str | None:
+    """The text of instructions, made for this session where a function makes it."""
+    if not callable(given):
+        return given
+    text = given(session) if inspect.signature(given).parameters else given()
+    return cast("str | None", await text if inspect.isawaitable(text) else text)
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +67,8 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     posthooks: tuple[Posthook, ...] = ()
     member_of: Callable[[ToolCall, Session], tuple[Any, Session] | None] | None = None
     """Who works for a call, and in which session; None for one whose member there is no more."""
+    duty: Any = None
+    """Where agents hand over to one another (`handoff.Duty`): who of them has a conversation."""
 
     def options(self, name: str) -> ToolOptions:
         """What is known of the tool with this name; of one of the engine's own nothing is."""

@@ -29,7 +29,7 @@ class Place:
     """How far the events of a run have been told."""
 
     def __init__(self, attempt: int = 0, place: int = 0) -> None:
-        self.attempt = attempt
+        self.attempt: int = attempt
         self.place = place
 
     @property

@@ -7,7 +7,7 @@ it has stored is not done twice. What a member waits for, the team waits for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -16,11 +16,12 @@ from ..info import SessionInfo
 from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent, asynchronous
-from .members import beside, in_this_life, work
+from .handoff import on_duty
+from .members import about, beside, in_this_life, work
 from .tools import ToolOptions, execution, marked
 
-Mode = Literal["coordinate", "route"]
-_GUIDES: dict[Mode, str] = {
+Mode = Literal["coordinate", "route", "handoff"]
+_GUIDES: dict[str, str] = {
     "coordinate": "You lead a team. Give each part of the work to the member who fits, with `delegate`, and answer from what they bring.",
     "route": "You lead a team. Choose the member who fits best and hand over, with `delegate`: the member's answer is the answer.",
 }
@@ -37,9 +38,11 @@ Args:
 class Team(Agent):
     """An agent whose model gives tasks to `members`, each an `Agent` (or a `Team`) with a name.
 
-    `mode`: "coordinate" (the leader answers, from what the members bring) or "route" (the answer of the member it chooses is the team's).
+    `mode`: "coordinate" (the leader answers, from what the members bring), "route" (the answer of the member it chooses is the team's) or
+    "handoff" (whoever has the conversation answers, and may hand it over to any other; it stays there for the next runs too).
     Each member has a session of its own for each session of the team, called `<session id>/<name>`, and remembers what it was asked there;
-    with `share_session` members work in the team's session, and see what was said in it. Other arguments are those of `Agent`.
+    with `share_session` members work in the team's session, and see what was said in it, as they always do where they hand over; hooks,
+    providers and middleware are the team's then. Other arguments are those of `Agent`.
     """
 
     def __init__(
@@ -48,6 +51,10 @@ class Team(Agent):
         self.members = _checked(members, mode)
         self.mode: Mode = mode
         self._shares = share_session
+        if mode == "handoff":
+            super().__init__(model, **more)
+            self._crew = msgspec.structs.replace(self._crew, duty=on_duty(self, self.name or "leader", self.members))
+            return
         given = more.pop("instructions", None)
         tools = [*more.pop("tools", ()), self._delegate()]
         super().__init__(model, instructions=self._guided(given), tools=tools, **more)
@@ -60,8 +67,8 @@ class Team(Agent):
 
     def _guided(self, given: Any) -> Any:
         """The leader's instructions: how to lead, whom, and what else was given."""
-        about = [f"- {name}: {_about(it)}" for name, it in self.members.items()]
-        guide = "\n".join([_GUIDES[self.mode], "Members:", *about])
+        lines = [f"- {name}: {about(it.instructions)}" for name, it in self.members.items()]
+        guide = "\n".join([_GUIDES[self.mode], "Members:", *lines])
         if callable(given):
             raise InvalidValue("Team(instructions=...): give text; a function is for an Agent")
         return f"{guide}\n\n{given}" if given else guide
@@ -88,17 +95,10 @@ class Team(Agent):
         return member and (member, self._session_of(member, session))
 
 
-def _about(member: Agent) -> str:
-    """What the leader is told of a member."""
-    given = member.instructions
-    lines = given.strip().splitlines() if isinstance(given, str) else []
-    return lines[0] if lines else "an agent"
-
-
 def _checked(members: Sequence[Agent], mode: str) -> dict[str, Agent]:
     """The members by name; `InvalidValue` where the leader could not tell them apart."""
-    if mode not in _GUIDES:
-        raise InvalidValue(f"mode={mode!r}: a team's mode is {' or '.join(map(repr, _GUIDES))}")
+    if mode not in get_args(Mode):
+        raise InvalidValue(f"mode={mode!r}: a team's mode is {' or '.join(map(repr, get_args(Mode)))}")
     if isinstance(members, Agent) or not members:
         raise InvalidValue(f"members={members!r:.80}: give a list of agents, one at least")
     found: dict[str, Agent] = {}

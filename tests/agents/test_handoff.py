@@ -1,0 +1,185 @@
+"""Handing a conversation over: whoever has it answers, in one session and one run, and keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from holdfast import InvalidValue, Session, Store, UsageError
+from holdfast.agents import Agent, HandedOver, Middleware, Posthook, Team, ToolAnswered, ToolCalled, tool
+from holdfast.runs import COMPLETED, PAUSED
+from holdfast.testing.model_server import Answer, Call, call
+
+from .conftest import Models, output_of, sent, texts, there, told
+from .test_following import followed, joined
+
+
+class Desk:
+    """A team of three whose models answer from scripts of their own."""
+
+    def __init__(self, models: Models, store: Store, leader: Any, billing: Any = (), **options: Any) -> None:
+        self.leader, self.billing = models.serve(leader), models.serve(billing)
+        self.paid: list[str] = []
+
+        @tool(confirm=True)
+        def refund(order: str) -> str:
+            self.paid.append(order)
+            return f"{order} refunded"
+
+        member = Agent(models.model(self.billing), name="billing", instructions="Refunds and invoices.", tools=[refund])
+        other = models.agent(["unused"], name="travel", instructions="Bookings.")
+        self.team = Team(
+            models.model(self.leader),
+            name="desk",
+            instructions="Greet people.",
+            members=[member, other],
+            mode="handoff",
+            store=store,
+            **options,
+        )
+
+
+def hand(agent: str, reason: str = "it fits") -> Answer:
+    return call("hand_over", agent=agent, reason=reason)
+
+
+async def test_another_agent_answers_in_the_same_run_and_keeps_the_conversation(models: Models, store: Store) -> None:
+    desk = Desk(models, store, [hand("billing")], ["Which order?", "I see."])
+    first = await desk.team.run("I want my money back", session_id="s")
+    assert (first.content, first.agent) == ("Which order?", "billing")
+    second = await desk.team.run("Order 7", session_id="s")
+    assert second.content == "I see."
+    assert (len(desk.leader.requests), len(desk.billing.requests)) == (1, 2)
+    assert sent(desk.billing.requests[1])[-3:] == ["=billing has the conversation now.", "Which order?", "Order 7"]
+    session = await there(desk.team, "s")
+    assert [run.status for run in await session.runs()] == [COMPLETED, COMPLETED]
+    handed = await session.entries(kinds=("handoff",))
+    assert [(it.agent, it.data()) for it in handed] == [("desk", {"agent": "billing", "reason": "it fits"})]
+    assert session.get_all_keys() == []
+    agents = [entry.agent for entry in await session.entries(kinds=("message",))]
+    assert agents == ["desk", "desk", "desk", "billing", "desk", "billing"]
+
+
+async def test_each_is_told_who_else_there_is_and_has_its_own_tools(chat: Models, memory: Store) -> None:
+    desk = Desk(chat, memory, [hand("billing")], ["yes"])
+    await desk.team.run("hi", session_id="s")
+    asked, there_ = desk.leader.requests[0], desk.billing.requests[0]
+    assert tools_of(asked) == ["hand_over"]
+    assert tools_of(there_) == ["hand_over", "refund"]
+    assert "Greet people." in instructions_of(asked)
+    assert "- billing: Refunds and invoices." in instructions_of(asked)
+    assert "- desk: Greet people." in instructions_of(there_)
+    assert "- billing" not in instructions_of(there_)
+
+
+def tools_of(request: Any) -> list[str]:
+    return sorted(it.get("name") or it["function"]["name"] for it in request.body["tools"])
+
+
+def instructions_of(request: Any) -> str:
+    return "\n".join(str(it["content"]) for it in request.body["messages"] if it["role"] in ("system", "developer"))
+
+
+async def test_a_conversation_is_handed_back_and_on(chat: Models, store: Store) -> None:
+    desk = Desk(chat, store, [hand("billing"), "back with me"], [hand("desk", "done")])
+    output = await desk.team.run("hi", session_id="s")
+    assert (output.content, output.agent) == ("back with me", "desk")
+    assert (await texts(await there(desk.team, "s")))[1:] == [
+        "hi",
+        "hand_over()",
+        "=billing has the conversation now.",
+        "hand_over()",
+        "=desk has the conversation now.",
+        "back with me",
+    ]
+
+
+async def test_it_streams_and_is_followed(models: Models, store: Store) -> None:
+    desk = Desk(models, store, [hand("billing")], ["Which order do you mean?"])
+    events = await told(desk.team.run("hi", session_id="s", stream=True))
+    assert [type(event) for event in events[1:4]] == [ToolCalled, HandedOver, ToolAnswered]
+    assert str(output_of(events)) == "Which order do you mean?"
+    assert joined(await followed(desk.team, output_of(events).run_id)) == joined(events)
+
+
+async def test_whoever_has_it_pauses_and_goes_on(models: Models, store: Store) -> None:
+    desk = Desk(models, store, [hand("billing")], [call("refund", order="7"), "Done.", "Anything else?"])
+    paused = await desk.team.run("refund 7", session_id="s")
+    assert (paused.status, paused.requirements[0].agent, desk.paid) == (PAUSED, "billing", [])
+    again = Desk(models, store, [], ["Done.", "Anything else?"])
+    done = await again.team.continue_run(paused, [paused.requirements[0].approve()])
+    assert (done.content, again.paid) == ("Done.", ["7"])
+    assert (await again.team.run("thanks", session_id="s")).content == "Anything else?"
+
+
+async def test_a_run_that_failed_after_the_handover_goes_on_with_whoever_has_it(chat: Models, store: Store) -> None:
+    desk = Desk(chat, store, [hand("billing")], [Answer(status=400)])
+    with pytest.raises(Exception, match="400"):
+        await desk.team.run("hi", session_id="s", run_id="r")
+    again = Desk(chat, store, [], ["fine"])
+    assert (await again.team.run("hi", session_id="s", run_id="r")).content == "fine"
+    assert again.leader.requests == []
+
+
+async def test_a_handover_beside_another_call_waits_for_its_result(chat: Models, store: Store) -> None:
+    seen: list[str] = []
+
+    def look() -> str:
+        seen.append("looked")
+        return "seen"
+
+    both = Answer(calls=(Call("hand_over", {"agent": "billing"}), Call("look")))
+    desk = Desk(chat, store, [both], ["yes"], tools=[look])
+    assert (await desk.team.run("hi", session_id="s")).content == "yes"
+    assert seen == ["looked"]
+
+
+async def test_nobody_is_handed_to_who_is_not_there(chat: Models, memory: Store) -> None:
+    desk = Desk(chat, memory, [hand("nobody"), hand("desk"), "I do it myself"])
+    output = await desk.team.run("hi", session_id="s")
+    assert (output.content, output.agent) == ("I do it myself", "desk")
+    assert not await (await there(desk.team, "s")).entries(kinds=("handoff",))
+
+
+async def test_handing_round_and_round_ends(chat: Models, memory: Store) -> None:
+    desk = Desk(chat, memory, [hand("billing")] * 20, [hand("desk")] * 20)
+    with pytest.raises(UsageError, match="handed over more than 16 times"):
+        await desk.team.run("hi", session_id="s")
+
+
+async def test_what_is_around_a_run_is_the_teams(chat: Models, memory: Store) -> None:
+    class Last(Posthook):
+        async def on_run(self, session: Session, requests: Any, agent: Any, reply: Any) -> Any:
+            return f"{reply}!"
+
+    class Counts(Middleware):
+        calls = 0
+
+        async def on_model_call(self, call: Any, call_next: Callable[[], Any]) -> None:
+            self.calls += 1
+            await call_next()
+
+    counts = Counts()
+    desk = Desk(chat, memory, [hand("billing")], ["yes"], posthooks=[Last()], middleware=[counts])
+    assert ((await desk.team.run("hi", session_id="s")).content, counts.calls) == ("yes!", 2)
+
+
+async def test_sessions_are_apart_and_a_cleared_one_begins_with_the_leader(chat: Models, store: Store) -> None:
+    desk = Desk(chat, store, [hand("billing"), "hello", "hello again"], ["yes"])
+    await desk.team.run("hi", session_id="s")
+    assert (await desk.team.run("hi", session_id="other")).content == "hello"
+    session = await there(desk.team, "s")
+    session.clear()
+    await session.commit()
+    assert (await desk.team.run("hi", session_id="s")).content == "hello again"
+
+
+def test_what_such_a_team_can_not_be(chat: Models, memory: Store) -> None:
+    model = chat.model(chat.serve([]))
+    one = Agent(model, name="one", posthooks=[Posthook()])
+    with pytest.raises(InvalidValue, match="has posthooks of its own"):
+        Team(model, members=[one], mode="handoff", store=memory)
+    with pytest.raises(InvalidValue, match="one is called 'one', as the leader is"):
+        Team(model, name="one", members=[Agent(model, name="one")], mode="handoff", store=memory)
