@@ -32,7 +32,9 @@ def desk(request: Request) -> Answer | str:
     if "Name the conversation" in str(request.body.get("instructions")):
         return "A kettle from Leipzig"
     if last.get("role") == "tool" or last.get("type") == "function_call_output":
-        return question
+        return "Which order?" if "has the conversation now" in question else question
+    if "hand_over" in tools and "take over" in question:
+        return call("hand_over", agent="orders", reason="an order")
     if "delegate" in tools:
         return call("delegate", member="orders", task=question)
     for word, name in (("refund", "refund"), ("order", "find_order")):
