@@ -204,7 +204,9 @@ def test_the_record_tells_what_was_sent_of_few_calls(made: Any, history: History
     check_messages(valid(past.messages))
 
 
-@pytest.mark.parametrize("wrong", [{"runs": -1}, {"messages": 1.5}, {"tokens": "many"}, {"runs": True}, {"tool_calls": -1}, {"summaries": True}])
+@pytest.mark.parametrize(
+    "wrong", [{"runs": -1}, {"messages": 1.5}, {"tokens": "many"}, {"runs": True}, {"tool_calls": -1}, {"summaries": True}]
+)
 def test_a_bound_that_is_no_number_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidValue, match=next(iter(wrong))):
         History(**wrong)

@@ -34,6 +34,8 @@ PIECE = 40_000
 LONGEST = 12_000
 """A summary is cut to this many characters: it is sent with every run, and goes into the next one."""
 _PART = 8_000
+_BREATH = 0.02
+"""Seconds before a background task begins: whoever ends the loop right after a run pays for no model call that is cancelled at once."""
 _CUT = " [...] "
 INSTRUCTIONS = (
     "Sum up a conversation for whoever goes on with it without having read it: what the user wants, what was decided, found out and done,"
@@ -78,6 +80,7 @@ class Compaction:
             task.add_done_callback(lambda _, key=session.key: mine.pop(key, None))
 
     async def _later(self, session: Session, engine: Engine, model: str) -> None:
+        await asyncio.sleep(_BREATH)
         try:
             await self._make(session, engine, model, due=True)
         except (SessionGone, SessionNotFound, StoreClosed):

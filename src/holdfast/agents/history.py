@@ -123,12 +123,11 @@ def choose(
     left_out = ({own} if isinstance(own, str) else own - {None}) | {run.id for run in runs if run.status == PAUSED}
     messages = [entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out]
     groups = groups_of(messages)
-    if not whole and len(groups) > 1:
-        groups = [it for it in groups if it.messages[0][0] != messages[0].seq]  # it may have begun before what was read
     found = None if history.summaries is None else standing(entries, older, whole=whole)
     _, summary, place = found or (None, None, 0)
-    fresh = groups if summary is None else [it for it in groups if not is_covered(it, summary, place)]
-    reached = whole or bool(found and entries and entries[0].seq <= place)
+    uncovered = groups if summary is None else [it for it in groups if not is_covered(it, summary, place)]
+    fresh = uncovered if whole or len(groups) < 2 else [it for it in uncovered if it.messages[0][0] != messages[0].seq]
+    reached = whole or bool(found and entries and entries[0].seq <= place and len(fresh) == len(uncovered))
     stands = None if summary is None or not _fits(summary, history) else summary
     taken, met = _newest(_with_calls(fresh, history.tool_calls), history, stands)
     pairs = [pair for group in taken for pair in group.messages]
