@@ -347,6 +347,25 @@ async def test_a_call_that_waits_is_no_error(chat: Models, memory: Store, seen: 
     assert [seen.one(f"invoke_agent {name}")["holdfast.run.status"] for name in ("lead", "a")] == ["paused", "paused"]
 
 
+async def test_a_run_that_is_cancelled_from_elsewhere_is_no_error(chat: Models, memory: Store, seen: Exported) -> None:
+    begun = asyncio.Event()
+
+    async def wait() -> str:
+        """Wait."""
+        begun.set()
+        await asyncio.sleep(60)
+        return "never"
+
+    agent = chat.agent([call("wait")], tools=[wait], store=memory, middleware=[seen.telemetry()])
+    async with asyncio.timeout(10):
+        stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True, lease=0.6)
+        await anext(stream)
+        await begun.wait()
+        assert await agent.cancel_run("r", "s")
+        assert (await stream.output()).status == "cancelled"
+    assert (seen.one("invoke_agent")["holdfast.run.status"], seen.errors()) == ("cancelled", {})
+
+
 async def test_a_run_that_is_there_already_asks_nobody(chat: Models, memory: Store, seen: Exported) -> None:
     agent = chat.agent(["one"], store=memory, middleware=[seen.telemetry()])
     for _ in range(2):
@@ -425,6 +444,16 @@ async def test_members_are_under_the_call_that_runs_them(chat: Models, memory: S
     names = {"s"} if share else {"s", "s/a", "s/b"}
     assert seen.conversations() == names
     assert len({it.context.trace_id for it in seen.spans if it.context}) == 1
+
+
+async def test_where_a_conversation_is_handed_over_calls_tell_who_has_it(chat: Models, memory: Store, seen: Exported) -> None:
+    member = Agent(chat.model(chat.serve(["Which order?"])), name="billing")
+    leader = chat.model(chat.serve([call("hand_over", agent="billing")]))
+    team = Team(leader, members=[member], name="desk", mode="handoff", store=memory, middleware=[seen.telemetry()])
+    await team.run("My money!", session_id="s")
+    assert seen.tree() == ["invoke_agent desk", "  chat scripted", "  execute_tool hand_over", "  chat scripted"]
+    assert [it["gen_ai.agent.name"] for it in seen.named("chat scripted")] == ["desk", "billing"]
+    assert seen.conversations() == {"s"}
 
 
 async def test_a_workflow_s_steps_are_under_it(chat: Models, memory: Store, seen: Exported) -> None:

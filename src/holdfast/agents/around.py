@@ -70,8 +70,9 @@ class RunInvocation(msgspec.Struct, kw_only=True):
 class ModelCall(msgspec.Struct):
     """One request to the model: its place in the run (from 1), what is sent, and the `answer` once there is one.
 
-    What comes after it is as far as the engine knows, for looking on: from `response_model` on, once the model has answered. `failure` is
-    the type of an error that the caller is told elsewhere: one that breaks a stream off is no exception here, but a cancellation.
+    What comes after it is as far as it is known, for looking on: who asks (`agent`) and what of whom; from `response_model` on, once the
+    model has answered. `failure` is the type of an error that the caller is told elsewhere: one that breaks a stream off is no exception
+    here, but a cancellation.
     """
 
     session: Session
@@ -89,10 +90,12 @@ class ModelCall(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     failure: str | None = None
+    agent: str | None = None
 
 
 class ToolInvocation(msgspec.Struct):
-    """One execution of a tool. `arguments` may be changed before it; a `result` that is set before stands for the execution."""
+    """One execution of a tool, or of a workflow's step. `arguments` may be changed before it; a `result` that is set before stands for the
+    execution. `agent`: the name of whose tool it is."""
 
     session: Session
     run_id: str
@@ -100,6 +103,7 @@ class ToolInvocation(msgspec.Struct):
     name: str
     arguments: dict[str, Any]
     result: Any = msgspec.UNSET
+    agent: str | None = None
 
 
 class Middleware:

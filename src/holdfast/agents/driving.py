@@ -342,7 +342,7 @@ class Driving:
             service=self._service,
             session=self.session,
             run_id=self.run.id,
-            watched=Watched(self.session, self.run.id, self.crew.middleware) if self.crew.middleware else None,
+            watched=Watched(self.session, self.run.id, self.crew.middleware, self.crew.name) if self.crew.middleware else None,
         )
         self._acting = bool(rerun)
         final: Message | None = None

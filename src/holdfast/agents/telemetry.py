@@ -114,7 +114,7 @@ class Telemetry(Middleware):
         else:
             title, counted = _title("execute_tool", call.name), self._tools
             labels = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": call.name, "gen_ai.tool.type": "function"}
-            labels |= _known({"gen_ai.agent.name": run.name if run else None})
+            labels |= _known({"gen_ai.agent.name": call.agent})
             facts = {"gen_ai.tool.call.id": call.id}
         with self._during(title, SpanKind.INTERNAL, counted, labels, _inside(call) | facts) as part:
             self._show(part, lambda: {"gen_ai.tool.call.arguments": call.arguments})
@@ -231,7 +231,7 @@ def _known(facts: Labels) -> Labels:
 def _inside(call: ModelCall | ToolInvocation) -> Labels:
     """What each span inside a run has."""
     run = _run.get()
-    name = run.name if run is not None and not run.flow else None
+    name = None if run is not None and run.flow else call.agent
     return _known({"gen_ai.conversation.id": call.session.id, "holdfast.run.id": call.run_id, "gen_ai.agent.name": name})
 
 

@@ -15,8 +15,9 @@ from .around import Middleware, ModelCall, ToolInvocation, through_middleware
 class Watched:
     """The middleware of one run. An engine that finds it in its `Turn` makes its calls through it."""
 
-    def __init__(self, session: Session, run_id: str, middleware: Sequence[Middleware]) -> None:
+    def __init__(self, session: Session, run_id: str, middleware: Sequence[Middleware], agent: str | None = None) -> None:
         self._session = session
+        self._agent = agent
         self._run_id = run_id
         self._asked = 0
         self._model = [it.on_model_call for it in middleware if type(it).on_model_call is not Middleware.on_model_call]
@@ -30,7 +31,7 @@ class Watched:
     def call(self, messages: Sequence[Message]) -> ModelCall:
         """The next model call; the engine adds what it knows of it."""
         self._asked += 1
-        return ModelCall(self._session, self._run_id, self._asked, list(messages))
+        return ModelCall(self._session, self._run_id, self._asked, list(messages), agent=self._agent)
 
     async def model(self, call: ModelCall, ask: Callable[[ModelCall], Awaitable[Message]]) -> Message:
         """The model's answer to `call.messages`, or what middleware made of either; `ask` calls the model."""
@@ -45,7 +46,7 @@ class Watched:
 
     async def tool(self, id: str | None, name: str, arguments: dict[str, Any], execute: Callable[[dict[str, Any]], Awaitable[Any]]) -> Any:
         """The tool's result, or what middleware made of it; `execute` executes it."""
-        call = ToolInvocation(self._session, self._run_id, id, name, dict(arguments))
+        call = ToolInvocation(self._session, self._run_id, id, name, dict(arguments), agent=self._agent)
 
         async def last() -> None:
             if call.result is UNSET:
