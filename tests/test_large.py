@@ -251,6 +251,8 @@ async def test_what_becomes_of_them(store: Store) -> None:
     fork = await session.fork("fork", at=2)
     assert await fork.get_messages() == [image(), assistant("a cat")]
     lines = [line async for line in store.export("s")]
+    with pytest.raises(InvalidValue, match="lacks the large values"):
+        await store.import_([*(it for it in lines[:-1] if LARGE not in it), '{"type":"end","lines":5}'], session_id="copy")
     copy = await store.import_(lines, session_id="copy")
     assert await copy.get_messages() == [image(), assistant("a cat"), assistant(LONG)]
     assert await session.pop() == assistant(LONG)
@@ -454,6 +456,38 @@ async def test_langgraph(store: Store) -> None:
     assert [len(it.text) for it in await session.get_messages()][1:3] == [len(LONG), 20_000]
     assert (await session.get_messages(light=True))[2].text == "[20,000 bytes of text]"
     assert await saver.aunseen(config) == []
+
+
+async def test_copied_and_cached(store: Store) -> None:
+    pytest.importorskip("cryptography", reason="the encryption extra is not installed")
+    from holdfast.copying import Pair, copy, verify
+    from holdfast.wrappers import EncryptedBackend
+
+    session = await store.session("s")
+    await session.append(image(), assistant(LONG))
+    sealed = EncryptedBackend(MemoryBackend(), keys=[b"a key..." * 4])
+    for source, target in ((store.backend, sealed), (sealed, MemoryBackend())):
+        pair = Pair(source, target, store.tenant, "source")
+        assert (await copy(pair)).made == 1
+        assert (await verify(pair)).same == 1
+        cached = Store(target, cache=8, tenant=store.tenant)
+        there = await cached.session("s")
+        for _ in range(2):
+            assert (await there.get_messages())[:2] == [image(), assistant(LONG)]
+        await there.append(image("again"))
+        assert (await held(cached, "s"))[1][LARGE] < len(IMAGE) + len(LONG) + 4000
+        assert (await there.get_messages())[-1] == image("again")
+
+
+async def test_recall(store: Store) -> None:
+    from holdfast.recall import Recall
+
+    session = await store.session("s")
+    await session.append(image(), assistant(LONG + "and then a zebra"))
+    async with Recall(store, "memory://") as recall:
+        await recall.update()
+        (hit,) = await recall.search("zebra", user_id=None)
+        assert (hit.session_id, hit.seq) == ("s", 2)
 
 
 def test_the_terminal(tmp_path: Path) -> None:
