@@ -27,9 +27,11 @@ from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from holdfast import InvalidValue, Store
-from holdfast.agents import Agent, Parallel, Step, StepInput, Team, Workflow, tool
+from holdfast.agents import Agent, Parallel, Step, StepInput, Team, ToolInvocation, Workflow, tool
 from holdfast.agents.history import results_of
 from holdfast.agents.telemetry import Telemetry
+from holdfast.sync import Agent as BlockingAgent
+from holdfast.sync import Store as BlockingStore
 from holdfast.testing.model_server import Answer, Call, ModelServer, call
 
 from .conftest import Models, ended
@@ -237,6 +239,20 @@ async def test_what_was_said_is_told_where_it_is_asked_for(models: Models, memor
     run = seen.one("invoke_agent")
     assert checked(run["gen_ai.input.messages"])[0]["parts"] == [{"type": "text", "content": "Where?"}]
     assert checked(run["gen_ai.output.messages"], output=True)[0]["parts"] == [{"type": "text", "content": "In Leipzig."}]
+
+
+@pytest.mark.parametrize(
+    "result", [{(1, 2): "x"}, {"deep": {frozenset({1}): 1}}, object(), "\ud800"], ids=["key", "deep", "object", "text"]
+)
+async def test_a_result_that_is_no_json_harms_nobody(memory: Store, seen: Exported, result: Any) -> None:
+    made = ToolInvocation(memory.handle("s"), "r", "c", "odd", {})
+
+    async def give() -> None:
+        made.result = result
+
+    await seen.telemetry(content=True).on_tool_call(made, give)
+    assert isinstance(json.loads(seen.one("execute_tool odd")["gen_ai.tool.call.result"]), str | dict)
+    assert seen.errors() == {}
 
 
 # --- how runs end ----------------------------------------------------------------------------------------------------
@@ -537,6 +553,16 @@ async def test_the_engine_s_own_instrumentation_has_the_same_ids(chat: Models, m
     assert seen.conversations() == {"s"}
     assert seen.tree()[:2] == ["invoke_agent desk", "  invoke_agent inner"]
     assert reply.run_id == seen.one("invoke_agent desk")["holdfast.run.id"]
+
+
+def test_a_blocking_agent_is_told_of_under_its_caller(chat: Models, seen: Exported) -> None:
+    store = BlockingStore.open("memory://").traced(tracer_provider=seen.tracers)
+    agent = BlockingAgent(chat.model(chat.serve(["one", "two"])), name="desk", store=store, middleware=[seen.telemetry()])
+    with seen.tracers.get_tracer("mine").start_as_current_span("request"):
+        agent.run("hi", session_id="s")
+        assert len(list(agent.run("hi", session_id="s", stream=True))) > 2
+    run = ["  invoke_agent desk", "    holdfast.commit", "    chat scripted", "    holdfast.commit"]
+    assert seen.tree(but="-") == ["request", *run, *run]
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

@@ -247,5 +247,8 @@ def _conversation(given: Sequence[Message], answer: Message | None, reason: str 
 
 
 def _json(value: Any) -> str:
-    """Any value as JSON; what is none is told by its text."""
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    """Any value as JSON; what is none is told by its text, or its type: a run does not fail for what is told of it."""
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return f'"{type(value).__name__}"'
