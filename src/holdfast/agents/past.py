@@ -20,7 +20,7 @@ async def past_of(session: Session, page: list[Entry], history: History, own: se
     while True:
         past, more = choose(entries, history, own, whole=whole, older=older)
         if more:
-            before = await session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=history.kinds)
+            before = await session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=history.kinds, light=True)
             entries, whole = before + entries, len(before) < DEEP_PAGE
         elif sought or whole or has_summary(entries):
             return past
