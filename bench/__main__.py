@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [turns|writers|bytes|openai|agent ...]`: the tables of docs/benchmarks.md, measured here and now."""
+"""`python -m bench [--quick] [turns|writers|bytes|openai|agent|recall ...]`: the tables of docs/benchmarks.md, measured here and now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.table import Table
 
 import holdfast
 
-from . import agent, langgraph, openai_agents
+from . import agent, langgraph, openai_agents, recall
 from .flushes import counting_vfs, flushes, seconds
 from .subjects import ANSWER, QUESTION, SUBJECTS, Async, Blocking, Raw, Subject, async_turn
 
@@ -284,6 +284,21 @@ def agent_runs(kind: str, past: int, rounds: int, history: holdfast.History) -> 
         return asyncio.run(agent.measure(path, kind, past, rounds, history))
 
 
+def recall_table(quick: bool) -> None:
+    """What a search in the past costs, and what it finds."""
+    count = 1_000 if quick else 10_000
+    with folder("real disk") as path:
+        found, made = asyncio.run(recall.measure(path, count))
+    table = Table(title=f"A search among {count:,} messages; answers that come first / among five", title_justify="left")
+    for column in ("by", "median, ms", "95%, ms", "paraphrased", "look-alikes", "names"):
+        table.add_column(column, justify="left" if column == "by" else "right")
+    for name, it in found.items():
+        table.add_row(name, f"{it.median * 1e3:.1f}", f"{it.slow * 1e3:.1f}", str(it.paraphrased), str(it.beside), str(it.exact))
+    console.print(table)
+    for name, it in made.items():
+        console.print(f"index by {name}: {count / it.seconds:,.0f} messages a second, {it.size / 1e6:.1f} MB")
+
+
 TABLES = {
     "agent": agent_table,
     "turns": turns_table,
@@ -292,6 +307,7 @@ TABLES = {
     "writers": writers_table,
     "openai": openai_table,
     "langgraph": langgraph_table,
+    "recall": recall_table,
 }
 
 

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 import holdfast
 
 from .. import HoldfastError, SessionExists, SessionNotFound, UsageError
-from . import copy, db, sessions
+from . import copy, db, search, sessions
 from .chat import chat
 from .command import COMMON, CONTEXT, Terminal, command, help_alone, known_as, option
 from .output import failed
@@ -89,6 +89,7 @@ command(app, "chat")(chat)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(db.app, name="db")
 copy.register(app)
+search.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -41,7 +41,7 @@ class Standing(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked for, and where: all that is given holds.
 
-    `words`: any of them, small letters; `vector`: by meaning. `user_id`: this owner's sessions, None for those without one, unless
+    `words` in small letters, `vector`: by meaning. `user_id`: this owner's sessions, None for those without one, unless
     `everybody`. `but`: not in this session. `after`, `before`: unix microseconds, not included. `limit`: of each ranking.
     """
 
@@ -103,5 +103,5 @@ class Index(Protocol):
         ...
 
     async def search(self, wanted: Wanted) -> list[list[Found]]:
-        """Rankings of what fits, best first: one by words where there are any, one by meaning where there is a vector."""
+        """Rankings of what fits, the best first: by all the words, by any of them, and, where there is a vector, by meaning."""
         ...

@@ -1,6 +1,7 @@
 """An index in one SQLite file: FTS5 for words, vectors in a table for meaning, and no extension of SQLite.
 
-The file has a rollback journal instead of a write-ahead log: what a transaction lets go of is in no file once it is done. By meaning, every
+The file has a rollback journal instead of a write-ahead log: what a transaction lets go of is in no file once it is done. Its flushes are
+those of `synchronous=normal`: an index can be made anew. By meaning, every
 vector within reach is compared, with NumPy: some milliseconds for ten thousand.
 """
 
@@ -32,7 +33,7 @@ SQL = named(load(__name__, "queries.sql"))
 VERSION = 1
 _APPLICATION = 0x48465243  # "HFRC", written into the file's header
 _BUSY_SECONDS = 30.0
-_COMPARED_AT_ONCE = 16_384
+_COMPARED_AT_ONCE = 1024
 _MEMORY = ":memory:"
 
 
@@ -135,7 +136,7 @@ class SQLiteIndex(Forkable):
 
 
 def _connected(path: str) -> Connection:
-    connection = connect(path, patience=Patience(_BUSY_SECONDS), synchronous="full", vfs=None, writable=True)
+    connection = connect(path, patience=Patience(_BUSY_SECONDS), synchronous="normal", vfs=None, writable=True)
     try:
         with _transaction(connection):
             _ensure(connection, path)
@@ -268,11 +269,9 @@ def _standing(row: Sequence[Any]) -> Standing:
 
 
 def _search(it: Connection, path: str, wanted: Wanted) -> list[list[Found]]:
-    rankings: list[list[int]] = []
     it.execute("BEGIN")  # all from one moment
     try:
-        if wanted.words:
-            rankings.append(_by_words(it, wanted))
+        rankings = [_by_words(it, wanted, between) for between in (" AND ", " OR ")]
         if wanted.vector is not None:
             rankings.append(_by_meaning(it, path, wanted, _packed(wanted.vector)))
         return [[_shown(it, number) for number in ranking] for ranking in rankings]
@@ -280,9 +279,12 @@ def _search(it: Connection, path: str, wanted: Wanted) -> list[list[Found]]:
         it.execute("ROLLBACK")
 
 
-def _by_words(it: Connection, wanted: Wanted) -> list[int]:
+def _by_words(it: Connection, wanted: Wanted, between: str) -> list[int]:
+    """The documents with the words, those first in which they weigh most (BM25)."""
+    if not wanted.words:
+        return []
     where, given = _where(wanted)
-    match = " OR ".join(f'"{word}"' for word in wanted.words)
+    match = between.join(f'"{word}"' for word in wanted.words)
     rows = it.execute(SQL["by_words"].format(where=where), given | {"words": match, "limit": wanted.limit})
     return [number for (number,) in rows]
 
