@@ -35,6 +35,7 @@ ENGINE = {
         "attached",
         "backend",
         "beat",
+        "beside",
         "blobs",
         "cells",
         "change",
@@ -58,9 +59,7 @@ ENGINE = {
         "twin",
         "write",
     },
-    "Agent": {"crew"},
-    "Team": {"crew"},
-    "Workflow": {"crew"},
+    **dict.fromkeys(("Agent", "Team", "Workflow"), {"crew", "keeps", "on"}),
     "RunStream": {"aclose"},
     "Run": {
         "add",

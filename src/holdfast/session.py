@@ -177,6 +177,13 @@ class Session:
             await record.refresh()
         return record
 
+    def beside(self, id: str, begins_with: HeadPatch) -> Session:
+        """A handle on another session of the same store and owner, nothing read; it `begins_with` this if its first write creates it."""
+        other = Session(id, user_id=self.info.user_id)
+        other.attach(self._linked, None)
+        other.begins_with = begins_with
+        return other
+
     def clear(self) -> None:
         """Stage the removal of all history, state and blobs; the id, the owner and the metadata stay. What is set after it is kept."""
         self.cells.clear()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from copy import copy
 from itertools import count
-from typing import Any, Literal, overload
+from typing import Any, Literal, Self, overload
+
+import msgspec
 
 from .. import entries as kinds
 from ..backend import Counts
@@ -98,6 +101,18 @@ class Agent:
     def crew(self) -> Crew:
         """What its runs need of it; for what is made of agents."""
         return self._crew
+
+    def on(self, store: Store) -> Self:
+        """This agent over another store; the two share everything else."""
+        other = copy(self)
+        other.store, other._forgets = store, False
+        other._crew = msgspec.structs.replace(self._crew, agent=other, store=store)
+        return other
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it was given a store: another's sessions are in memory."""
+        return not self._forgets
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._crew.model!r}, name={self.name!r})"

@@ -162,7 +162,7 @@ class Driving:
         """Where agents hand over to one another, the run is driven by who has the conversation."""
         duty = self.crew.duty
         if duty is not None:
-            self.crew = msgspec.structs.replace(duty.on(self.session), duty=duty)
+            self.crew = msgspec.structs.replace(duty.on(self.session), duty=duty, agent=self.crew.agent, store=self.crew.store)
 
     # --- telling ---
 
@@ -303,7 +303,8 @@ class Driving:
         summaries = self._history.summaries if self._history else None
         if summaries is None or self._looked is None or self.run.root is not None:
             return False
-        return summaries.due([*self._looked.fresh, (sum(map(tokens_of, self._told)), len(self._told))])
+        sizes = [*self._looked.fresh, (sum(map(tokens_of, self._told)), len(self._told))]
+        return not self._looked.reached or summaries.due(sizes)
 
     async def _around(self, context: RunContext) -> None:
         crew = self.crew

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from ..backend import HeadPatch
-from ..ids import check_session_id
+from ..errors import SessionNotFound
 from ..runs import PAUSED
 from ..session import Session
-from ..store import Store
 from .output import RunOutput
 from .tools import Execution, Waits
 
@@ -18,18 +18,18 @@ _PATIENT = 3600.0
 """Seconds that a member waits for its session: whoever has it works for the same run, or is found dead after a lease."""
 
 
-def beside(store: Store, session: Session, name: str) -> Session:
+def beside(session: Session, name: str) -> Session:
     """The session that a member of this name has beside `session`; what it is created with says whose it is, and of which life."""
-    own = store.handle(check_session_id(f"{session.id}/{name}"), user_id=session.info.user_id)
-    own.begins_with = HeadPatch(kind="member", parent=session.id, metadata={_LIFE: session.life})
-    return own
+    return session.beside(f"{session.id}/{name}", HeadPatch(kind="member", parent=session.id, metadata={_LIFE: session.life}))
 
 
-async def in_this_life(store: Store, own: Session, session: Session) -> Session:
+async def in_this_life(own: Session, session: Session) -> Session:
     """`own` itself, emptied if it is from before `session` was cleared or deleted."""
-    there = await store.get(own.id, user_id=own.user_id)
-    if there is not None and there.metadata.get(_LIFE, session.life) != session.life:
-        await there.delete()
+    there = beside(session, own.id.removeprefix(f"{session.id}/"))
+    with suppress(SessionNotFound):
+        await there.refresh()
+        if there.metadata.get(_LIFE, session.life) != session.life:
+            await there.delete()
     return own
 
 

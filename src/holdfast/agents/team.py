@@ -80,7 +80,7 @@ class Team(Agent):
             if member not in self.members:
                 raise LookupError(f"there is no member {member!r}; members are: {names}")
             it = self.members[member]
-            own = session if self._shares else await in_this_life(self.store, self._session_of(it, session), session)
+            own = session if self._shares else await in_this_life(self._session_of(it, session), session)
             return (await work(it, task, own, execution())).content
 
         delegate.__doc__ = _DELEGATE.format(names=names)
@@ -88,7 +88,7 @@ class Team(Agent):
         return marked(delegate, options)
 
     def _session_of(self, member: Agent, session: Session) -> Session:
-        return session if self._shares else beside(self.store, session, str(member.name))
+        return session if self._shares else beside(session, str(member.name))
 
     def _member_of(self, call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
         member = self.members.get(call.arguments["member"])

@@ -103,10 +103,10 @@ class Workflow(Agent):
         )
 
     async def _session_for(self, step: Step, session: Session) -> Session:
-        return await in_this_life(self.store, self._session_of(step, session), session)
+        return await in_this_life(self._session_of(step, session), session)
 
     def _session_of(self, step: Step, session: Session) -> Session:
-        return beside(self.store, session, step.work.name or step.name if isinstance(step.work, Agent) else step.name)
+        return beside(session, step.work.name or step.name if isinstance(step.work, Agent) else step.name)
 
     def _member_of(self, call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
         step = self._leaves.get(call.name)
