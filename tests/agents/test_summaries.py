@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import InvalidValue, Session, SessionNotFound, Store, UsageError, assistant, sync, user
-from holdfast.agents import Agent, History, StepInput, Summaries, Workflow, tool
+from holdfast.adapters.openai_agents import HoldfastSession
+from holdfast.agents import Agent, History, StepInput, Summaries, Workflow, compaction, tool
 from holdfast.agents.compaction import PIECE, lines, shortened
 from holdfast.agents.history import PAGE, choose, groups_of
 from holdfast.agents.record import as_sent
@@ -116,12 +117,12 @@ async def test_the_run_has_returned_before_and_the_next_does_not_wait(models: Mo
     before = [it.role for it in await session.get_messages()], await session.get_chat_history()
     desk.hold.set()
     await made(session, 1)
-    assert desk.asked == ["<conversation>\nuser: q1\nassistant: a1\n</conversation>"]
+    assert desk.asked[0] == "<conversation>\nuser: q1\nassistant: a1\n</conversation>"
     assert ([it.role for it in await session.get_messages()], await session.get_chat_history()) == before
     desk.hold = None
     await settled()
     await agent.run("q4", session_id="s")
-    assert sent(models.requests[-1]) == [f"{INTRODUCTION}S1", "q2", "a2", "q3", "a3", "q4"]
+    assert sent(models.requests[-1]) == [f"{INTRODUCTION}S2", "q3", "a3", "q4"]
 
 
 async def test_a_summary_is_made_of_the_last_one_and_what_is_new(models: Models, memory: Store, desk: Desk) -> None:
@@ -358,6 +359,39 @@ async def test_a_broken_off_answer_is_not_summed_up_for_it_may_be_said_anew(chat
     assert "half" not in sent(chat.requests[-1])[-1]
 
 
+async def test_what_an_adapter_takes_back_is_in_no_summary(chat: Models, memory: Store, desk: Desk) -> None:
+    agent = chat.agent(desk, store=memory, history=summing(keep=0))
+    items = HoldfastSession("s", memory)
+    session = await talked(agent, "q1", "q2")
+    assert await items.pop_item() is not None
+    assert await summaries(session) == ["S1"]
+    await items.clear_session()
+    assert await agent.get_session_summary("s") is None
+
+
+async def test_runs_longer_than_a_page_are_summed_up_too(chat: Models, memory: Store, desk: Desk) -> None:
+    session = await memory.session("s")
+    for n in range(3):
+        async with session.run(user(f"q{n}")) as run:
+            await run.append(*[assistant(f"{n} {m}") for m in range(PAGE)])
+    agent = chat.agent(desk, store=memory, history=summing(after=10**9, keep=2))
+    await talked(agent, "now")
+    assert "user: q1" in desk.asked[-1]
+    assert "user: q2" not in "".join(desk.asked)
+
+
+async def test_a_long_session_that_was_never_summed_up_is_stored_step_by_step(
+    chat: Models, memory: Store, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "AT_ONCE", 10)
+    session = await memory.session("s")
+    await session.append(*[it for n in range(6) for it in (user(f"q{n}"), assistant(f"a{n}"))])
+    agent = chat.agent(desk, store=memory, history=summing(keep=1))
+    assert await agent.compact("s") == "S5"
+    assert await summaries(session) == [f"S{n}" for n in range(1, 6)]
+    assert [text.count("user:") for text in desk.asked] == [1] * 5
+
+
 # --- two at once, errors, kills --------------------------------------------------------------------------------------
 
 
@@ -444,6 +478,7 @@ def test_a_loop_that_ends_takes_what_goes_on_along(tmp_path: Path, desk: Desk, c
 KILLED = """
 import asyncio, sys
 from holdfast import Store
+from holdfast.adapters.openai_agents import HoldfastSession
 from holdfast.agents import Agent, History, Summaries
 from holdfast.models import OpenAIChat
 async def main():

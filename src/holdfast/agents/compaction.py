@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from itertools import accumulate
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -31,6 +32,8 @@ from .summaries import FORM, Summaries, Summary, summary_of, told
 log = logging.getLogger("holdfast")
 PIECE = 40_000
 """So many characters of the conversation are summed up at a time, whatever is to be summed up."""
+AT_ONCE = 150_000
+"""About so many tokens go into one summary: of a session that was never summed up, what is there is stored step by step."""
 LONGEST = 12_000
 """A summary is cut to this many characters: it is sent with every run, and goes into the next one."""
 _PART = 8_000
@@ -48,12 +51,13 @@ INSTRUCTIONS = (
 class Older(NamedTuple):
     """What a new summary is made from: the text of the last one, and the runs to fold into it, up to seq `upto` with the id `last`.
 
-    `open`: runs with messages up to there that are not folded. `broken`: runs that have not completed. `newest`: the seq of the newest
-    summary, `hides`: how often entries had been hidden, when this was read.
+    `sizes`: how long all the runs are that no summary covers. `open`: runs with messages up to `upto` that are not folded. `broken`: runs
+    that have not completed. `newest`: the seq of the newest summary, `hides`: how often entries had been hidden, when this was read.
     """
 
     text: str
     groups: list[Group]
+    sizes: list[tuple[int, int]]
     upto: int
     last: str
     open: tuple[str, ...]
@@ -82,7 +86,7 @@ class Compaction:
     async def _later(self, session: Session, engine: Engine, model: str) -> None:
         await asyncio.sleep(_BREATH)
         try:
-            await self._make(session, engine, model, due=True)
+            await self._all(session, engine, model, due=True)
         except (SessionGone, SessionNotFound, StoreClosed):
             pass  # there is nothing to sum up any more
         except Exception as error:  # a model's client may raise anything: the next run tries again
@@ -93,12 +97,18 @@ class Compaction:
         running = self._under_way.get(asyncio.get_running_loop(), {}).get(session.key)
         if running is not None:
             await asyncio.wait({running})
-        return await self._make(session.twin(), engine, model, due=False)
+        return await self._all(session.twin(), engine, model, due=False)
+
+    async def _all(self, session: Session, engine: Engine, model: str, *, due: bool) -> str | None:
+        """The last of the summaries that had to be made; None where none had."""
+        text: str | None = None
+        while (made := await self._make(session, engine, model, due=due)) is not None:
+            text = made
+        return text
 
     async def _make(self, session: Session, engine: Engine, model: str, *, due: bool) -> str | None:
         older = await look(session, self.summaries.keep)
-        kept = [(0, 0)] * self.summaries.keep
-        if not older.groups or (due and not self.summaries.due([*(it.size for it in older.groups), *kept])):
+        if not older.groups or (due and not self.summaries.due(older.sizes)):
             return None
         text, used = await self._summed_up(session, older, self._engine or engine)
         summary = Summary(
@@ -150,13 +160,14 @@ async def look(session: Session, keep: int) -> Older:
     known = {it.seq: it.id for it in messages}
     earlier = [it for id in sorted(waited & (runs.keys() - going)) for it in await _of_run(session, id, place)]
     groups = groups_of([*earlier, *(it for it in messages if it.run_id not in going)])
-    folded = groups[: max(len(groups) - keep, 0)]
+    folded = _first(groups[: max(len(groups) - keep, 0)])
     upto = max([place, *(it.end for it in folded)])
     kept = {it.messages[0][1].run_id for it in groups[len(folded) :] if it.messages[0][0] <= upto}
     begun = {it.run_id for it in messages if it.run_id in going and it.seq <= upto}
     return Older(
         text=summary.text if summary else "",
         groups=folded,
+        sizes=[it.size for it in groups],
         upto=upto,
         last=known.get(upto) or (summary.last if summary else ""),
         open=tuple(sorted(id for id in kept | begun | (waited - runs.keys()) | (waited & going) if id is not None)),
@@ -164,6 +175,12 @@ async def look(session: Session, keep: int) -> Older:
         newest=newest[0].seq if newest else 0,
         hides=hides,
     )
+
+
+def _first(groups: list[Group]) -> list[Group]:
+    """As many of the first groups as go into one summary, one at least."""
+    lengths = accumulate(it.tokens for it in groups)
+    return [it for number, (it, length) in enumerate(zip(groups, lengths, strict=True)) if not number or length <= AT_ONCE]
 
 
 def _broken(runs: dict[str, RunInfo]) -> Iterator[str]:

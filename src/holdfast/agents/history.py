@@ -75,7 +75,7 @@ class Past(msgspec.Struct, frozen=True):
     """What was chosen. `ranges` are the seqs of what is sent, first and last of each stretch, in order; `cut` says that there is more.
 
     `summary`: the seq of the summary that is sent, the first of `messages`. `calls`: none but so many tool calls were kept. `fresh`: how
-    long the runs are that no summary covers (tokens, messages), as far as they were read.
+    long the runs are that no summary covers (tokens, messages), `reached` whether these are all of them.
     """
 
     messages: list[Message]
@@ -85,6 +85,7 @@ class Past(msgspec.Struct, frozen=True):
     summary: int | None = None
     calls: int | None = None
     fresh: tuple[tuple[int, int], ...] = ()
+    reached: bool = True
 
     def record(self) -> dict[str, Any]:
         """What the run remembers of it: as `messages`, how many of the session's own were sent."""
@@ -124,24 +125,32 @@ def choose(
     messages = [entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out]
     groups = groups_of(messages)
     found = None if history.summaries is None else standing(entries, older, whole=whole)
-    _, summary, place = found or (None, None, 0)
+    entry, summary, place = found or (None, None, 0)
     uncovered = groups if summary is None else [it for it in groups if not is_covered(it, summary, place)]
-    fresh = uncovered if whole or len(groups) < 2 else [it for it in uncovered if it.messages[0][0] != messages[0].seq]
+    fresh = (
+        uncovered if whole or len(groups) < 2 else [it for it in uncovered if it.messages[0][0] != messages[0].seq]
+    )  # it may have begun before
     reached = whole or bool(found and entries and entries[0].seq <= place and len(fresh) == len(uncovered))
-    stands = None if summary is None or not _fits(summary, history) else summary
-    taken, met = _newest(_with_calls(fresh, history.tool_calls), history, stands)
+    past, met = _bounded(fresh, entries, history, entry, summary)
+    return msgspec.structs.replace(past, cut=past.cut or not reached, reached=reached), not met and not reached and not history.plain
+
+
+def _bounded(fresh: list[Group], entries: list[Entry], history: History, entry: Entry | None, summary: Summary | None) -> tuple[Past, bool]:
+    """The summary and the newest of the `fresh` runs, as far as the bounds let them; and whether a bound was met."""
+    stands = told(summary.text) if summary is not None and _fits(summary, history) else None
+    groups = _with_calls(fresh, history.tool_calls)
+    taken, met = _newest(groups, history, stands)
     pairs = [pair for group in taken for pair in group.messages]
-    lost = len(pairs) < sum([len(group.messages) for group in _with_calls(fresh, history.tool_calls)])
     past = Past(
-        messages=([told(stands.text)] if stands else []) + [message for _, message in pairs],
+        messages=([stands] if stands else []) + [message for _, message in pairs],
         ranges=_ranges([seq for seq, _ in pairs], entries),
-        tokens=sum([group.tokens for group in taken]) + (tokens_of(told(stands.text)) if stands else 0),
-        cut=lost or not reached or stands is not summary,
-        summary=found[0].seq if found and stands else None,
+        tokens=sum([group.tokens for group in taken]) + (tokens_of(stands) if stands else 0),
+        cut=len(pairs) < sum([len(group.messages) for group in groups]) or (stands is None and summary is not None),
+        summary=entry.seq if entry and stands else None,
         calls=history.tool_calls,
         fresh=tuple([group.size for group in fresh]),
     )
-    return past, not met and not reached and not history.plain
+    return past, met
 
 
 def is_covered(group: Group, summary: Summary, place: int) -> bool:
@@ -174,13 +183,13 @@ def _most_tokens(history: History) -> int | None:
     return _DEFAULT_TOKENS if history.plain else history.tokens
 
 
-def _newest(groups: list[Group], history: History, summary: Summary | None) -> tuple[list[Group], bool]:
+def _newest(groups: list[Group], history: History, summary: Message | None) -> tuple[list[Group], bool]:
     """The newest whole groups within the bounds, in order, beside the summary; and whether a bound was met."""
     taken: list[Group] = []
     most_messages, most = history.messages, _most_tokens(history)
     if summary is not None:
         most_messages = None if most_messages is None else most_messages - 1
-        most = None if most is None else most - tokens_of(told(summary.text))
+        most = None if most is None else most - tokens_of(summary)
     messages, tokens = 0, 0
     for group in reversed(groups):
         messages, tokens = messages + len(group.messages), tokens + group.tokens

@@ -31,7 +31,7 @@ from ...backend import (
     Snapshot,
     Window,
 )
-from ...entries import MESSAGE, Entry, NewEntry
+from ...entries import MESSAGE, SUMMARY, Entry, NewEntry
 from ...errors import Conflict, Corrupt, SessionGone, SessionNotFound
 from ...ids import new_id, new_incarnation, now
 from ...large import lightened
@@ -417,12 +417,15 @@ class Threads:
         if shown is not None and new[: len(shown)] == shown:
             kept = len(shown)
         else:
-            snapshot = await self._look(thread, user, window=Window(kinds=(MESSAGE,)), load=False)
-            entries = (snapshot.entries or []) if snapshot else []
+            snapshot = await self._look(thread, user, window=Window(kinds=(MESSAGE, SUMMARY)), load=False)
+            there = (snapshot.entries or []) if snapshot else []
+            entries = [it for it in there if it.kind == MESSAGE]
             if any(map(foreign, entries)):
                 chunks = await self._gathered(thread, user, new, have=made.chunks)
                 new = [it for it in new if entry(it, chunks) is not None]
             kept, hide = fitting(entries, [name_of(it) for it in new])
+            if hide:  # a summary that was written after one of them may tell of it
+                hide += tuple([Range(it.seq, it.seq) for it in there if it.kind == SUMMARY and it.seq > hide[0].first])
         chunks = await self._gathered(thread, user, new[kept:], have=made.chunks)
         entries = tuple(it for it in (entry(it, chunks) for it in new[kept:]) if it is not None)
         size = sum(len(it.body) for it in entries)

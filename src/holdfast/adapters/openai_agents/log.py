@@ -11,7 +11,7 @@ import msgspec
 
 from ... import Session
 from ...backend import Counts, Range
-from ...entries import MESSAGE, Entry, NewEntry
+from ...entries import MESSAGE, SUMMARY, Entry, NewEntry
 from ...errors import Conflict, Corrupt
 from ...ids import new_id, now
 from ...messages import Message, encode_message
@@ -92,12 +92,17 @@ def _rest(items: Sequence[Item], start: int) -> list[Message]:
 
 
 async def _exchange(handle: Session, items: Sequence[Item], messages: Sequence[Message]) -> bool:
-    """Hide the entries of `items` and add `messages`, in one commit; False when the session has moved on since it was read."""
-    time = now()
+    """Hide the entries of `items` and add `messages`, in one commit; False when the session has moved on since it was read.
+
+    Summaries that were written after one of those entries may tell of it: they are hidden with it.
+    """
+    time, version = now(), handle.version
+    told = await handle.entries(after=min(item.entry.seq for item in items), kinds=(SUMMARY,)) if items else []
+    hide = (*_ranges(items), *(Range(it.seq, it.seq) for it in told))
     added = tuple(NewEntry(new_id(), MESSAGE, encode_message(message), time=time) for message in messages)
     counts = Counts(messages=len(added), bytes=sum(len(entry.body) for entry in added))
     try:
-        await handle.write(hide=_ranges(items), entries=added, counts=counts, expect=handle.version, time=time)
+        await handle.write(hide=hide, entries=added, counts=counts, expect=version, time=time)
     except Conflict:
         return False
     return True
