@@ -41,6 +41,7 @@ from holdfast import (
 )
 from holdfast.agents import History
 from holdfast.agents.history import tokens_of
+from holdfast.agents.record import as_sent
 from holdfast.backend import Backend, BlobRange, Commit, Create, Key, Outcome, ReadPlan, Snapshot, Window
 from holdfast.backends.memory import MemoryBackend
 from holdfast.entries import FILES, INSTRUCTIONS, LARGE, MESSAGE, NewEntry
@@ -135,6 +136,21 @@ def test_what_is_taken_out() -> None:
     assert decode_message(large.split(encode_message(user(LONG)))[0]).text == "[30,000 bytes of text]"
     with pytest.raises(InvalidValue, match=r"session\.whole"):
         encode_message(message)
+
+
+def test_the_stored_form() -> None:
+    """Light bodies are read forever: a difference here is a new form."""
+    message = Message(
+        "user", (Text(LONG), ToolResult(ROWS, "c")), native=Native("sdk/1", msgspec.Raw(b'{"url": "data:a/b;base64,%s"}' % (b"x" * 5000)))
+    )
+    light, values = large.split(encode_message(message), b"salt")
+    assert light == (
+        b'{"v":2,"role":"user","parts":['
+        b'{"type":"text","content":"\\u0000holdfast:text:a79b5c38ca98c583aff39b307d82191d:30000"},'
+        b'{"type":"tool_call_response","response":"\\u0000holdfast:json:3cc9373ffbefee12eedd0be2b45e35d7:27781","id":"c"}],'
+        b'"native":["sdk/1",{"url": "\\u0000holdfast:text:02f7de4c2299e8c8b624d7fca980d7fb:5016:data:a/b;base64,"}]}'
+    )
+    assert [value[:4] for value in values.values()] == [b'"a l', b'[{"i', b'"xxx']
 
 
 def test_the_same_in_two_forms_is_one_value() -> None:
@@ -353,11 +369,14 @@ async def test_what_is_sent_is_whole(store: Store, chat: Models) -> None:
     assert len(weighing.fetched) == 1
     assert IMAGE in json.dumps(chat.requests[-1].body)
     assert "holdfast" not in json.dumps(chat.requests[-1].body)
+    session = await store.session("s")
+    (sent,) = await as_sent(session, (await session.runs())[1].id) or []
+    assert sent.requests[0].messages == (image(), assistant("answer 0"), user("Say more."))
     weighing.forget()
     await agent.run("And more.", session_id="s")
     assert weighing.fetched == []
     assert IMAGE not in json.dumps(chat.requests[-1].body)
-    run = (await (await store.session("s")).runs())[1]
+    run = (await session.runs())[1]
     assert run.window["history"]["tokens"] > len(IMAGE) // 4
 
 
