@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdfast import SessionNotFound, Store, UsageError, user
+from holdfast import SessionNotFound, Store, UsageError, sync, user
 from holdfast.recall import MiniLM, Recall
 from holdfast.testing.model_server import Answer, Request, call
 
@@ -163,19 +163,25 @@ async def test_a_run_that_fails_is_indexed_too_and_a_failing_index_harms_no_run(
     await recall.close()
 
 
-def test_it_serves_a_blocking_agent_too(models: Models, tmp_path: Path) -> None:
-    from holdfast import sync
-
-    store, file = Store.open(f"sqlite:///{tmp_path}/chat.db"), tmp_path / "recall.db"
-    recall = Recall(store, f"sqlite:///{file}")
-    with sync.Store(store) as blocking:
+def test_the_blocking_form_does_the_same(models: Models, tmp_path: Path) -> None:
+    index = f"sqlite:///{tmp_path}/recall.db"
+    with sync.Store.open(f"sqlite:///{tmp_path}/chat.db") as store, sync.Recall(store, index) as recall:
         script = ["Noted.", call("search_past_sessions", query="xylophone"), "In Leipzig."]
-        agent = sync.Agent(models.model(models.serve(script)), store=blocking, middleware=[recall.keeper()], tools=recall.tools())
+        agent = sync.Agent(models.model(models.serve(script)), store=store, middleware=[recall.keeper()], tools=recall.tools())
         agent.run("My xylophone is in Leipzig.", session_id="a", user_id="ada")
-        deadline = time.monotonic() + 20
-        while not file.exists() or len(texts(file)) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        recall.settled()
         agent.run("Where is it?", session_id="b", user_id="ada")
-    assert answered(models.requests[-1])[0]["text"] == "My xylophone is in Leipzig."
-    asyncio.run(recall.close())
+        recall.settled()
+        assert answered(models.requests[-1])[0]["text"] == "My xylophone is in Leipzig."
+        assert [hit.session_id for hit in recall.search("noted", user_id="ada")] == ["a"]
+        assert recall.update() == 0
+        recall.forget("a")
+        assert recall.search("noted", user_id="ada") == []
+
+
+def test_the_blocking_form_takes_the_same_arguments() -> None:
+    for name in ("__init__", "update", "forget", "search", "tools", "keeper", "settled", "close"):
+        theirs, ours = (inspect.signature(getattr(it, name)).parameters.values() for it in (Recall, sync.Recall))
+        assert [(it.name, it.kind, it.default, it.annotation) for it in theirs] == [
+            (it.name, it.kind, it.default, it.annotation) for it in ours
+        ]

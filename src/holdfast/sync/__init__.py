@@ -12,9 +12,10 @@ from .sessions import Run, Session, SessionManager, State, Store
 if TYPE_CHECKING:
     from .agent import Agent, Runner, RunStream
     from .flows import Team, Workflow
+    from .recall import Recall
 
-__all__ = ["Agent", "Run", "RunStream", "Runner", "Session", "SessionManager", "State", "Store", "Team", "Workflow"]
-_LAZY = {"Agent": "agent", "RunStream": "agent", "Runner": "agent", "Team": "flows", "Workflow": "flows"}
+__all__ = ["Agent", "Recall", "Run", "RunStream", "Runner", "Session", "SessionManager", "State", "Store", "Team", "Workflow"]
+_LAZY = {"Agent": "agent", "Recall": "recall", "RunStream": "agent", "Runner": "agent", "Team": "flows", "Workflow": "flows"}
 """What few need, and what takes time to import."""
 
 
