@@ -31,6 +31,8 @@ def desk(request: Request) -> Answer | str:
     tools = [tool.get("name") or tool["function"]["name"] for tool in request.body.get("tools", ())]
     if "Name the conversation" in str(request.body.get("instructions")):
         return "A kettle from Leipzig"
+    if "Sum up a conversation" in str(request.body.get("instructions")):
+        return "The user said: I am Ada. There is a cat."
     if last.get("role") == "tool" or last.get("type") == "function_call_output":
         return "Which order?" if "has the conversation now" in question else question
     if "hand_over" in tools and "take over" in question:

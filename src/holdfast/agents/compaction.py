@@ -73,15 +73,15 @@ class Compaction:
         self.summaries = summaries
         self._engine = engine
         self._model = model
-        self._under_way: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Key, asyncio.Task[None]]] = WeakKeyDictionary()
+        self._under_way: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[int, Key], asyncio.Task[None]]] = WeakKeyDictionary()
 
     def begin(self, session: Session, engine: Engine, model: str) -> None:
         """Sum up what is due, in a task of its own; where one is under way for this session, the next run will see."""
         mine = self._under_way.setdefault(asyncio.get_running_loop(), {})
-        if session.key not in mine:
-            task = asyncio.create_task(self._later(session.twin(), engine, model))
-            mine[session.key] = task
-            task.add_done_callback(lambda _, key=session.key: mine.pop(key, None))
+        key = _key(session)
+        if key not in mine:
+            mine[key] = asyncio.create_task(self._later(session.twin(), engine, model))
+            mine[key].add_done_callback(lambda _: mine.pop(key, None))
 
     async def _later(self, session: Session, engine: Engine, model: str) -> None:
         await asyncio.sleep(_BREATH)
@@ -94,7 +94,7 @@ class Compaction:
 
     async def now(self, session: Session, engine: Engine, model: str) -> str | None:
         """Sum up all but the newest runs; the text, or None where there is nothing to sum up."""
-        running = self._under_way.get(asyncio.get_running_loop(), {}).get(session.key)
+        running = self._under_way.get(asyncio.get_running_loop(), {}).get(_key(session))
         if running is not None:
             await asyncio.wait({running})
         return await self._all(session.twin(), engine, model, due=False)
@@ -139,6 +139,11 @@ class Compaction:
             said = [step async for step in steps if isinstance(step, Said)]
         tokens = Counts(input_tokens=sum([it.input_tokens for it in said]), output_tokens=sum([it.output_tokens for it in said]))
         return "".join([it.message.text for it in said]), tokens
+
+
+def _key(session: Session) -> tuple[int, Key]:
+    """Which session it is: an agent may be used over several stores."""
+    return id(session.backend), session.key
 
 
 # --- what is to be summed up -----------------------------------------------------------------------------------------
