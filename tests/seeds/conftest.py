@@ -12,7 +12,7 @@ import pytest
 from holdfast.sync import Store
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
 
-AGENT, KERNEL = "sqlite:///tmp/agent.db", "sqlite:///tmp/kernel.db"
+AGENT, TEAM, KERNEL = "sqlite:///tmp/agent.db", "sqlite:///tmp/team.db", "sqlite:///tmp/kernel.db"
 
 
 def text_of(item: dict[str, Any]) -> str:
@@ -33,7 +33,8 @@ def recalling(request: Request) -> Answer | str:
         return f"I looked: {last['output']}"
     question = text_of(last)
     if "look up" in question:
-        return call(str(request.body["tools"][0]["name"]))
+        name = str(request.body["tools"][0]["name"])
+        return call(name, member="desk", task=question) if name == "delegate" else call(name)
     if "?" in question:
         name, number = (re.search(pattern, whole) for pattern in (r"name is (\w+)", r"number is (\d+)"))
         return f"{name[1] if name else 'I do not know your name'}, {number[1] if number else 'no number'}."
@@ -50,5 +51,5 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[ModelSer
     with ModelServer(recalling) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         yield server
-    for url in (AGENT, KERNEL):  # the process has one store for each URL: the next test's is in another folder
+    for url in (AGENT, TEAM, KERNEL):  # the process has one store for each URL: the next test's is in another folder
         Store.shared(url).close()

@@ -1,16 +1,41 @@
-"""Sessions and runners awaited, as the page of Agent Kernel has them: the runner, the verbs of a session, its caches, the manager."""
+"""Sessions and runners awaited, as the page of Agent Kernel has them: the runner, the verbs of a session, its caches, the manager.
+
+| section | here, or in `test_around` (A) |
+|---|---|
+| Automatic Session Management (CLI) | A: a_terminal_that_makes_its_session_itself |
+| Descriptive session ids | each_thread_of_a_user_is_a_session, ids_that_describe |
+| Programmatic Session Creation | a_session_made_by_hand_and_a_runner |
+| Storage Backends | every_backend_keeps_it |
+| Session Caching, and its limitation | a_cached_session_needs_no_sticky_routing |
+| Session Data Storage | what_frameworks_keep_in_a_session |
+| Multi-Agent Sessions | one_session_and_two_agents, each_agent_has_a_state_of_its_own |
+| Thread Management | each_thread_of_a_user_is_a_session |
+| Execution Hooks | A: a_hook_reads_the_session_and_changes_what_is_asked, a_hook_with_both_caches |
+| TTL | each_run_puts_the_expiry_off, a_time_to_live_for_each_use_case |
+| Let Framework Adapters Handle Context | the_runner_handles_context |
+| Session Cleanup | clearing_keeps_the_id, the_session_manager |
+| Monitor session storage size | how_large_a_session_is |
+| Custom Session Data, Inspection and Debugging | custom_data_is_kept_beside_the_conversation |
+| Session Clearing | clearing_keeps_the_id |
+| Direct Session Manager Access | the_session_manager |
+| `POST /run`, `Runtime.get()`, `AK_...`, `config.yaml` | with the server and the terminal |
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from holdfast import Agent, Session, Store
+from holdfast.agents import ContextProvider, RunContext
 from holdfast.testing.model_server import ModelServer
 
+from ..servers import dynamodb
+from ..servers.redis import redis8, server
 from .conftest import KERNEL, texts
 
 pytestmark = pytest.mark.usefixtures("model")
@@ -198,3 +223,85 @@ async def test_each_run_puts_the_expiry_off() -> None:
     assert first is not None
     assert second is not None
     assert first < second
+
+
+@pytest.mark.parametrize(("seconds", "why"), [(3_600, "chat"), (86_400, "support"), (604_800, "project")])
+async def test_a_time_to_live_for_each_use_case(seconds: int, why: str) -> None:
+    async with Store.open("memory://", ttl=604_800) as store:
+        session = await store.session(f"user-1-{why}")
+        await session.set_ttl(seconds)
+        assert session.info.expires_at is not None
+        left = (session.info.expires_at - datetime.now(UTC)).total_seconds()
+        assert seconds - 60 < left <= seconds
+
+
+@pytest.mark.parametrize("id", ["user-7-conversation-3", "slack-7-1795181269.5", "test-login-1"])
+async def test_ids_that_describe(id: str) -> None:
+    agent = Agent("openai:gpt-5.2")
+    assert (await agent.run("Hello", session_id=id)).session_id == id
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Generator[str]:
+    with server(redis8()) as it:
+        yield it.url
+
+
+@pytest.fixture(scope="module")
+def dynamodb_url() -> Generator[str]:
+    for it in dynamodb.started(dynamodb.dynoxide()):
+        yield f"dynamodb://eu-central-1/{dynamodb.TABLE}?endpoint=http://127.0.0.1:{it.port}"
+
+
+@pytest.fixture(params=["memory", "redis", "dynamodb"])
+def url(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue(f"{request.param}_url"))
+
+
+async def test_every_backend_keeps_it(url: str) -> None:
+    async with Store.open(url, ttl=604_800) as store:
+        agent = Agent("openai:gpt-5.2", store=store)
+        await agent.run("My name is Ada.", session_id="user-123-conversation-1")
+        assert (await agent.run("Who am I?", session_id="user-123-conversation-1")).content == "Ada, no number."
+        assert (await store.session("user-123-conversation-1")).info.expires_at is not None
+        if url == "memory://":
+            return
+        async with Store.open(url) as elsewhere:  # another process, or after a restart
+            other = Agent("openai:gpt-5.2", store=elsewhere)
+            assert (await other.run("Who am I?", session_id="user-123-conversation-1")).content == "Ada, no number."
+
+
+async def test_a_cached_session_needs_no_sticky_routing(model: ModelServer) -> None:
+    async with Store.open(KERNEL, cache=256) as one, Store.open(KERNEL, cache=256) as two:
+        instances = [Agent("openai:gpt-5.2", store=it) for it in (one, two)]
+        for n in range(4):  # round robin
+            await instances[n % 2].run(f"Line {n}", session_id="balanced")
+        assert texts(model.requests[-1])[::2] == ["Line 0", "Line 1", "Line 2", "Line 3"]
+        assert one.cache_stats.hits + two.cache_stats.hits > 0
+
+
+async def test_each_agent_has_a_state_of_its_own() -> None:
+    class Framework(ContextProvider):
+        async def after_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
+            state.setdefault("seen", []).append(context.input[0].text)
+
+    agent1, agent2 = (
+        Agent("openai:gpt-5.2", name=name, store=KERNEL, context_providers=[Framework(f"{name}_framework_session")])
+        for name in ("agent1", "agent2")
+    )
+    session = Session(id="user-123")
+    await agent1.runner.run(agent1, session, "First question")
+    await agent2.runner.run(agent2, session, "Second question")
+
+    assert session.get("agent1_framework_session") == {"seen": ["First question"]}
+    assert session.get("agent2_framework_session") == {"seen": ["Second question"]}
+
+
+async def test_how_large_a_session_is() -> None:
+    agent = Agent("openai:gpt-5.2", store=KERNEL)
+    sizes: list[int] = []
+    for n in range(2):
+        await agent.run("x" * 1_000 * (n + 1), session_id="growing")
+        sizes.append((await agent.store.list()).items[0].counts.bytes)
+    assert sizes[0] > 1_000
+    assert sizes[1] > sizes[0] + 2_000

@@ -1,5 +1,5 @@
 """What is put around a run on the pages of Agent Kernel and the Agent Framework: hooks, context providers, histories of one's own; and a
-terminal for an agent in one line.
+terminal for an agent in one line. The tables in `test_agent_kernel` and `test_agent_framework` say which section is tested where.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from holdfast import Agent, Message, Session, user
-from holdfast.agents import BaseContextProvider, BaseHistoryProvider, InMemoryHistoryProvider, Prehook, RunContext
+from holdfast.agents import BaseContextProvider, BaseHistoryProvider, InMemoryHistoryProvider, Middleware, Prehook, RunContext
 from holdfast.testing.model_server import ModelServer
 
 from .conftest import KERNEL, texts
@@ -117,6 +117,102 @@ async def test_what_gets_stored_is_configured(model: ModelServer) -> None:
 
     assert [message.text for message in audit["audited"]] == ["You said: My name is Alice.", "Alice, no number."]
     assert len(texts(model.requests[-1])) == 3, "the history is sent once"
+
+
+class Caching(Prehook):
+    """Counts in what is kept, and passes on what is not, to the tools of the same run."""
+
+    async def on_run(self, session: Session, agent: Any, requests: list[Message]) -> list[Message]:
+        nv_cache = session.get_non_volatile_cache()
+        nv_cache.set("asked", nv_cache.get("asked", 0) + 1)
+        session.get_volatile_cache().set("found", f"answer {nv_cache.get('asked')}")
+        session.set("last", requests[-1].text)
+        return requests
+
+
+async def test_a_hook_with_both_caches(model: ModelServer) -> None:
+    def fetch(session: Session) -> str:
+        """Fetch what the hook has found."""
+        return str(session.get_volatile_cache().get("found"))
+
+    agent = Agent("openai:gpt-5.2", store=KERNEL, prehooks=[Caching()], tools=[fetch])
+    session = Session(id="cached")
+    for n in (1, 2):
+        assert (await agent.runner.run(agent, session, "Please look up.")).content == f"I looked: answer {n}"
+
+    again = await agent.get_session("cached")
+    assert again is not None
+    assert (again.get_non_volatile_cache().get("asked"), again.get("last")) == (2, "Please look up.")
+    assert again.get_volatile_cache().get("found") is None, "it was for its run"
+    assert session.get_volatile_cache().get("found") is None
+
+
+async def test_a_tool_reads_and_writes_the_state(model: ModelServer) -> None:
+    def count() -> str:
+        """Count, wherever in the program."""
+        session = Session.current()
+        session.state["count"] = session.state.get("count", 0) + 1
+        return f"counted {session.state['count']}"
+
+    agent = Agent("openai:gpt-5.2", store=KERNEL, tools=[count])
+    replies = [await agent.run("Please look up.", session_id="counted") for _ in range(2)]
+    assert [it.content for it in replies] == ["I looked: counted 1", "I looked: counted 2"]
+    assert "session" not in str(model.requests[0].body["tools"]), "the model sees no session"
+
+
+async def test_middleware_changes_what_a_session_does(model: ModelServer) -> None:
+    class Polite(Middleware):
+        async def on_run(self, context: RunContext, call_next: Any) -> None:
+            context.session.state["runs"] = context.session.state.get("runs", 0) + 1
+            await call_next()
+            context.answer = f"{context.answer} Thank you."
+
+    agent = Agent("openai:gpt-5.2", store=KERNEL, middleware=[Polite()])
+    reply = await agent.run("Hello", session_id="polite")
+    session = await agent.get_session("polite")
+    assert session is not None
+    assert (reply.content, session.state["runs"]) == ("You said: Hello Thank you.", 1)
+    assert (await session.get_messages(last=1))[0].text == "You said: Hello Thank you."
+
+
+async def test_providers_run_in_order(model: ModelServer) -> None:
+    told: list[str] = []
+
+    class Told(BaseContextProvider):
+        async def before_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
+            told.append(f"before {self.source_id}")
+            context.extend_messages(self.source_id, [user(self.source_id)])
+
+        async def after_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
+            told.append(f"after {self.source_id}")
+
+    agent = Agent("openai:gpt-5.2", store=KERNEL, context_providers=[Told("one"), Told("two")])
+    await agent.run("Hello", session_id="ordered")
+    assert told == ["before one", "before two", "after two", "after one"]
+    assert texts(model.requests[-1]) == ["one", "two", "Hello"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, ["Hello", "You said: Hello"]),
+        ({"store_inputs": False}, ["You said: Hello"]),
+        ({"store_outputs": False}, ["Hello"]),
+        ({"store_context_messages": True}, ["one", "two", "Hello", "You said: Hello"]),
+        ({"store_context_messages": True, "store_context_from": {"two"}}, ["two", "Hello", "You said: Hello"]),
+    ],
+    ids=["all", "inputs", "outputs", "context", "context of one"],
+)
+async def test_everything_that_can_be_configured(options: dict[str, Any], kept: list[str]) -> None:
+    class Adds(BaseContextProvider):
+        async def before_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
+            context.extend_messages(self.source_id, [user(self.source_id)])
+
+    audit: dict[str, list[Message]] = {}
+    provider = DatabaseHistoryProvider(audit, load_messages=False, **options)
+    agent = Agent("openai:gpt-5.2", store=KERNEL, context_providers=[Adds("one"), Adds("two"), provider])
+    await agent.run("Hello", session_id="audited")
+    assert [message.text for message in audit["audited"]] == kept
 
 
 APP = """

@@ -1,4 +1,18 @@
-"""The blocking form, as the pages of Kern have it: ids, messages, names, the cache, one run without anything, many users."""
+"""The blocking form, as the pages of Kern have it: ids, messages, names, the cache, one run without anything, many users.
+
+| page | section | here; teams, workflows and pauses in `test_kern_flows` |
+|---|---|---|
+| Session Management | Session IDs: auto-generated, manual | a_single_run_makes_its_ids, your_own_session_id |
+| | per user | users_and_their_threads_are_apart |
+| | Access to Messages & Chat History | messages_and_chat_history |
+| | Manual Naming | a_name_by_hand |
+| | Auto-generated Names, fallback | a_generated_name, a_generated_name_when_the_model_can_not_be_reached |
+| | batch jobs | every_session_named_in_a_batch |
+| | Session Caching, and its warning | a_cached_session, a_cached_session_sees_what_another_process_wrote |
+| Sessions | Single-Run Example | a_single_run_makes_its_ids, each_run_without_a_session_id_is_a_conversation_of_its_own |
+| | Multi-User Conversations | users_and_their_threads_are_apart, another_users_session_does_not_exist |
+| | `add_history_to_context` | history_flows_in_unless_it_is_switched_off |
+"""
 
 from __future__ import annotations
 
