@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from holdfast import UsageError
 from holdfast.agents import ReasoningDelta, TextDelta, ToolAnswered, ToolCalled
-from holdfast.cli import finding
+from holdfast.runtime import loading
 from holdfast.cli.answers import Drawn, Tools, split
 from holdfast.cli.app import app
 from holdfast.sync import Session, Store
@@ -319,10 +319,10 @@ def test_a_module_on_the_path_and_one_of_several_agents(desk: Desk) -> None:
 
 
 def test_the_agents_of_a_module_are_found_once(desk: Desk) -> None:
-    agent = finding.found("desk.py:agent")
-    assert finding.agents_in({"a": agent, "b": agent, "json": json, "n": 1}) == {"a": agent}
+    agent = loading.found("desk.py:agent")
+    assert loading.agents_in({"a": agent, "b": agent, "json": json, "n": 1}) == {"a": agent}
     with pytest.raises(UsageError, match="has no Agent"):
-        finding.chosen({}, None, "this module")
+        loading.chosen({}, None, "this module")
 
 
 # --- the program of a module -----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ ENGINE = [
 ]  # layer 2: each imports only those before it
 AGENTS = ["models", "agents", "recall"]  # layer 3
 FACES = {"holdfast", "sync"}  # everything below under one roof, as it is and blocking
-OUTSIDE = {"adapters", "cli", "server", "testing"}  # like any user: public names of public modules
+OUTSIDE = {"adapters", "cli", "runtime", "server", "testing"}  # like any user: public names of public modules
 PUBLIC = LOWER | FACES | set(AGENTS) | {"copying", "large"}
 
 MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is the package's own __init__
@@ -40,6 +40,8 @@ MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is th
     **{name: LOWER | set(ENGINE[:i]) for i, name in enumerate(ENGINE)},
     **dict.fromkeys(OUTSIDE, PUBLIC),
 }
+for name in ("cli", "server"):
+    MAY_IMPORT[name] = MAY_IMPORT[name] | {"runtime"}
 MAY_IMPORT["store"] |= DRIVERS  # the one edge out of order: a store finds its backend by the URL's scheme and wraps it
 MAY_IMPORT["recall"] |= DRIVERS  # its index is a file of SQLite too, and it reads past a store's cache
 
@@ -66,6 +68,7 @@ THIRD_PARTY = {  # dependency -> the one place that may import it
     "redis": "holdfast.backends.redis",
     "rich": "holdfast.cli",
     "typer": "holdfast.cli",
+    "yaml": "holdfast.runtime",
 }
 
 SRC = Path(__file__).parent.parent / "src"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import Store, UsageError
-from . import finding
+from ..runtime import loading
 from .command import DEFAULT_FILE, ENVIRONMENT, Terminal
 from .output import working
 
@@ -61,7 +61,7 @@ async def chat(
         raise UsageError("say whom to talk to: MODULE:OBJECT, or --model NAME; see `holdfast chat --help`")
     if model is None and (instructions or base_url):
         raise UsageError("--instructions and --base-url go with --model: an agent of your own has its own")
-    found = finding.found(target, agent) if target is not None else finding.made(model or "", instructions, base_url)
+    found = loading.found(target, agent) if target is not None else loading.made(model or "", instructions, base_url)
     given = {"--model": model, "--instructions": instructions, "--base-url": base_url, "--agent": agent}
     words = ["holdfast", "chat", *([target] if target else []), *_words(given)]
     await _talk(terminal, found, found.name or target or model or "", words, session, last=last)
@@ -76,7 +76,7 @@ def own(names: Mapping[str, Any]) -> Any:
         Its answers are shown as they come; /help lists what else there is. A line from a pipe is a turn.
         """
         place = Path(str(names.get("__file__") or "this module")).name
-        found = finding.chosen(names, agent, place)
+        found = loading.chosen(names, agent, place)
         words = ["python", sys.argv[0], *_words({"--agent": agent})]
         await _talk(terminal, found, found.name or place, words, session, last=last)
 

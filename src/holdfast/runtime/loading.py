@@ -1,4 +1,4 @@
-"""Which agent to talk to: from `MODULE:OBJECT`, from a model's name, or from the module that calls `CLI.main()`."""
+"""Agents by their place: `MODULE:OBJECT`, a module's only one or all of it, a model's name, or the names of a calling module."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import HoldfastError, UsageError
+from .frameworks import adapted
 
 if TYPE_CHECKING:
     from .. import Agent
@@ -53,6 +54,18 @@ def found(target: str, name: str | None = None) -> Agent:
     return chosen(vars(module), name, place)
 
 
+def all_at(target: str) -> dict[str, Agent]:
+    """The agent at `MODULE:OBJECT`, or all of a module, under their names: their own, or else the variable's."""
+    _, colon, path = target.rpartition(":")
+    if colon and not path.endswith(".py"):
+        agent = found(target)
+        return {agent.name or path.rpartition(".")[2]: agent}
+    agents = agents_in(vars(_module(target)))
+    if not agents:
+        raise UsageError(_those(agents, target))
+    return {agent.name or name: agent for name, agent in agents.items()}
+
+
 def _at(module: ModuleType, path: str, place: str) -> Agent:
     it: Any = module
     for part in path.split("."):
@@ -91,11 +104,11 @@ def _those(agents: Mapping[str, Agent], place: str) -> str:
 
 
 def _agent(it: Any) -> Agent | None:
-    """The agent that `it` is, or is the blocking form of."""
+    """The agent that `it` is, is the blocking form of, or that a framework's agent can be made into."""
     from .. import Agent
     from ..sync import Agent as Blocking
 
-    return it if isinstance(it, Agent) else it.aio if isinstance(it, Blocking) else None
+    return it if isinstance(it, Agent) else it.aio if isinstance(it, Blocking) else adapted(it)
 
 
 def _module(place: str) -> ModuleType:

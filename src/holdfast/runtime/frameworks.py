@@ -1,0 +1,28 @@
+"""Agents of other frameworks as agents of ours: each is an engine, and its conversations are sessions like any other's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .. import Agent
+
+
+def adapted(it: Any) -> Agent | None:
+    """The agent of ours that runs this one of a framework; None for what is no agent.
+
+    Nothing is imported to find out: its class says what it is.
+    """
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(it).__mro__}
+    return next((adapt(it) for name, adapt in _FRAMEWORKS.items() if name in kinds), None)
+
+
+def _pydantic(it: Any) -> Agent:
+    from .. import Agent
+
+    return Agent(it, name=it.name)
+
+
+_FRAMEWORKS: dict[str, Callable[[Any], Agent]] = {"pydantic_ai.AbstractAgent": _pydantic}
+"""By the package and the name of a class that its agents are of."""
