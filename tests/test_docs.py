@@ -37,6 +37,8 @@ def desk(request: Request) -> Answer | str:
         return "Which order?" if "has the conversation now" in question else question
     if "hand_over" in tools and "take over" in question:
         return call("hand_over", agent="orders", reason="an order")
+    if "search_past_sessions" in tools and "remember" in question:
+        return call("search_past_sessions", query=question)
     if "delegate" in tools:
         return call("delegate", member="orders", task=question)
     for word, name in (("refund", "refund"), ("order", "find_order")):

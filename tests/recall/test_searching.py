@@ -9,7 +9,7 @@ import pytest
 
 from holdfast import InvalidValue, Store, assistant, user
 from holdfast.recall import MiniLM, Recall
-from holdfast.recall.passages import excerpt, pieces, words_of
+from holdfast.recall.passages import excerpt, names_something, pieces, words_of
 
 from .conftest import said, shown
 
@@ -124,6 +124,15 @@ async def test_a_search_fills_up_what_it_lost_to_sessions_that_are_gone(memory: 
         for number in range(118):
             await memory.delete(f"s{number}")
         assert len(await recall.search("order", user_id=None)) == 2
+
+
+NAMING = ("A-1007-X", "invoice RE-2044", "what about LH2078?", "What did Ingrid say?", "wombat room", "", "who are you", "4417?")
+ASKING = ("What city do I live in?", "which foods are dangerous for me?", "Is it mine, or am I wrong about the kettle?")
+
+
+@pytest.mark.parametrize("query", NAMING + ASKING)
+def test_a_query_names_something_or_asks_in_plain_words(query: str) -> None:
+    assert names_something(query) is (query in NAMING)
 
 
 def test_words_and_pieces() -> None:

@@ -19,6 +19,7 @@ _ENDS = ("\n\n", "\n", ". ", "! ", "? ", "。", "; ", ", ", " ")
 """Where a long text is cut: at the first of these that is found in the second half of a piece."""
 _WORDS = 32
 _LETTERS = 64
+_READ = 8192
 _COMMON = """
     a about all also am an and any are as at be been but by can could did do does doing for from had has have having he her hers him
     his how i if in into is it its just me mine more most my no nor not of on or our ours out over own please s said say she should
@@ -62,10 +63,18 @@ def pieces(text: str) -> Iterator[str]:
 
 def words_of(query: str) -> tuple[str, ...]:
     """The words of a query that tell something, each once, in their order; the common ones too where there are no others."""
-    plain = unicodedata.normalize("NFKC", query[: _WORDS * _LETTERS * 4]).casefold()
+    plain = unicodedata.normalize("NFKC", query[:_READ]).casefold()
     found = dict.fromkeys(word[:_LETTERS] for word in re.findall(r"[^\W_]+", plain))
     telling = [word for word in found if word not in _UNTOLD]
     return tuple((telling or list(found))[:_WORDS])
+
+
+def names_something(query: str) -> bool:
+    """Whether a query is words to look up, or has a name or a number among them, and is not a question in plain words."""
+    words = re.findall(r"[^\W_]+", query[:_READ])
+    telling = [number for number, word in enumerate(words) if word.casefold() not in _UNTOLD]
+    named = (number for number in telling if any(map(str.isdigit, words[number])) or (number and words[number][0].isupper()))
+    return len(telling) in (0, len(words)) or next(named, None) is not None
 
 
 def excerpt(text: str, query: str, width: int) -> str:
