@@ -59,7 +59,7 @@ class Run:
             try:
                 await self.start(input, wait=patience.left(), lease=lease, expect=seen)
             except Conflict as conflict:
-                await patience.again(conflict)  # somebody wrote since we looked back, perhaps this very run
+                await patience.again_after(conflict, self.session.key)  # somebody wrote since we looked back, perhaps this very run
             else:
                 return
 
@@ -119,10 +119,19 @@ class Run:
 
     async def _give_up(self, error: BaseException, taken: str) -> None:
         """Cancelled while the first commit was under way: if it went through, this run has begun and ends here."""
-        fence = await self.session.fence_of(taken)
+        fence = await self.session.fence_of(taken) if self.root is None else await self._fence_if_begun(self.root)
         if fence is not None:
             self.fence = fence
             await self.fail(error)
+
+    async def _fence_if_begun(self, root: str) -> int | None:
+        """The fence of the root's claim, if this part of it has begun; None otherwise."""
+        try:
+            run = await self.session.get_run(self.id)
+        except (SessionGone, SessionNotFound):
+            return None
+        begun = run is not None and run.status == RUNNING and run.attempt == self.attempt
+        return self.session.held_by(root) if begun else None
 
     async def append(self, *messages: Message) -> int:
         """Add messages of this run, with what is staged on the session; `Fenced` when a newer run has taken over."""

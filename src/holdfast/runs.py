@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .backend import Claim
+from .backend import Claim, Key
 from .entries import RUN, Entry
-from .errors import Corrupt, InvalidValue
+from .errors import Conflict, Corrupt, InvalidValue, SessionBusy
 from .ids import now
 
 T = TypeVar("T")
@@ -157,6 +157,12 @@ class Patience:
         """Before another try: raise `error`, what the last one ended with, when the time is over; wait a moment otherwise."""
         if self.over():
             raise error
+        await self.step()
+
+    async def again_after(self, conflict: Conflict, key: Key) -> None:
+        """As `again` for a run that others' writes keep from beginning: `SessionBusy` when the time is over."""
+        if self.over():
+            raise SessionBusy(f"{key} was written by others just when a run was to begin: try again, or wait longer") from conflict
         await self.step()
 
     async def step(self) -> None:

@@ -439,11 +439,16 @@ class Session:
         told = runs.fold([entry for entry in found if entry.kind == kinds.RUN], self._seen.claim)
         return (told[-1] if told else None), found
 
-    async def requirements(self) -> list[Requirement]:
-        """What paused runs of this session wait for, in the order it was asked."""
+    async def requirements(self, *, members: bool = False) -> list[Requirement]:
+        """What paused runs of this session wait for, in the order it was asked.
+
+        What a member of a team waits for in this very session, and its team for it, is listed once: as the team's. `members`: as both.
+        """
         told = requirements.told(await self.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION)))
         paused = {id for id in {it.run_id for it in told.open} if (run := await self.get_run(id)) is not None and run.status == runs.PAUSED}
-        return [it for it in told.open if it.run_id in paused]
+        found = [it for it in told.open if it.run_id in paused]
+        theirs = set[str]() if members else {it.via.requirement for it in found if it.via is not None}
+        return [it for it in found if it.id not in theirs]
 
     async def refresh(self) -> None:
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""

@@ -24,7 +24,7 @@ from . import naming
 from .around import ContextProvider, Middleware, Posthook, Prehook, check_around
 from .compaction import Compaction
 from .driving import Driving, Emit
-from .engine import Engine, Said, Turn
+from .engine import Engine, Said, Turn, check_holds
 from .events import Event
 from .following import follow
 from .history import DEFAULT, History
@@ -229,10 +229,10 @@ class Agent:
         `UsageError`. What has expired counts as decided.
         """
         if isinstance(run, RunOutput):
-            session_id = session_id or run.session_id
+            session_id = session_id or (None if session is not None else run.session_id)
             user_id = user_id or run.user_id
         orders = Orders(
-            session=self._session(session, None if session is not None else session_id, user_id),
+            session=self._session(session, session_id, user_id),
             input=(),
             run_id=check_id(run.run_id if isinstance(run, RunOutput) else run, "run id"),
             supplied=True,
@@ -408,6 +408,7 @@ def _engine(model: Any, tools: tuple[Any, ...]) -> Engine:
     if isinstance(model, Agent | type):
         raise InvalidValue(f"model={model!r:.80}: give a model or an engine, not an agent of ours and not a class")
     if isinstance(model, Engine) and not hasattr(model, "iter"):
+        check_holds(model, tools)
         return model
     try:
         from .pydantic import PydanticEngine

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..ids import now
 from ..messages import Message, ToolCall, ToolResult, decode_message
 from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
-from ..runs import COMPLETED, PAUSED, RunInfo
+from ..runs import COMPLETED, PAUSED, RUNNING, RunInfo, event_of
 from .engine import Held
 from .history import calls_of, results_of
 from .orders import Crew, Orders
@@ -34,6 +34,10 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     """What is decided now, by this call or by time."""
     sent: list[Message] = []
     """What the model was sent in place of the input, if hooks had rewritten it."""
+    cleared: bool = False
+    """The session was cleared within the run: what is stored of it has no beginning."""
+    final: frozenset[str] = frozenset()
+    """The calls of final tools that have given their result, or had it supplied by a person."""
 
     @property
     def status(self) -> str | None:
@@ -54,7 +58,9 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stale(self) -> set[int]:
-        """The seqs of a broken-off answer at the end, which another try says anew."""
+        """The seqs of a broken-off answer at the end, which another try says anew; of all there is where it begins anew."""
+        if self.cleared:
+            return {entry.seq for entry in self.stored}
         found: set[int] = set()
         for entry in reversed(self.stored):
             message = entry.message()
@@ -99,12 +105,15 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
     begun = [it.message() for it in stored]
     given = run.window.get("given")
     said = begun[:given] if isinstance(given, int) else list(takewhile(lambda it: not said_or_done(it), begun))
-    if orders.input and stored and said != list(orders.input):
+    cleared = not any(event_of(it).status == RUNNING for it in found if it.kind == kinds.RUN)
+    if orders.input and stored and not cleared and said != list(orders.input):
         raise UsageError(
             f"run {orders.run_id!r} of {orders.session.key} was begun with another input: leave run_id out to start another run"
         )
-    if orders.resume and not stored and run.status != COMPLETED:
-        raise UsageError(f"run {orders.run_id!r} of {orders.session.key} was rewound, its input too: give it to run(..., run_id=...) again")
+    if orders.resume and (cleared or not stored) and run.status != COMPLETED:
+        raise UsageError(
+            f"run {orders.run_id!r} of {orders.session.key} is cleared or rewound, its input too: run(..., run_id=...) takes it again"
+        )
     needs = told(there)
     decided = needs.check(orders.decisions, now())
     for id, it in decided.items():
@@ -113,7 +122,8 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
             converted(crew.by_name[name][0], it.value)
     if run.status == PAUSED:
         decided |= {it.requirement: it for it in needs.expired(now())}
-    return Before(version=version, run=run, stored=stored, needs=needs, decided=decided, sent=_sent(there))
+    final = _final(there, needs, decided, crew)
+    return Before(version=version, run=run, stored=stored, needs=needs, decided=decided, sent=_sent(there), cleared=cleared, final=final)
 
 
 def said_or_done(message: Message) -> bool:
@@ -126,15 +136,30 @@ def rewritten(messages: list[Message], sent: list[Message]) -> list[Message]:
     return [*(sent or takewhile(lambda it: not said_or_done(it), messages)), *dropwhile(lambda it: not said_or_done(it), messages)]
 
 
+def final_note(call: str) -> bytes:
+    """The body of a note that this call of a final tool has given its result."""
+    return msgspec.json.encode({"type": "final", "call": call})
+
+
+def _final(entries: list[Entry], needs: Needs, decided: dict[str, Decision], crew: Crew) -> frozenset[str]:
+    supplied = [needs.asked[id] for id, it in (needs.decided | decided).items() if it.outcome == "supply"]
+    theirs = [it.holds for it in supplied if it.via is None and crew.options(it.call.name).final]
+    return frozenset([*theirs, *(it.call for it in _notes(entries) if it.type == "final")])
+
+
+def _notes(entries: list[Entry]) -> list[_Note]:
+    return [msgspec.json.decode(it.body, type=_Note) for it in entries if it.kind == kinds.NOTE]
+
+
 def _sent(entries: list[Entry]) -> list[Message]:
-    noted = [msgspec.json.decode(it.body, type=_Note) for it in entries if it.kind == kinds.NOTE]
-    changed = [it.input for it in noted if it.type == "sent" and it.input]
+    changed = [it.input for it in _notes(entries) if it.type == "sent" and it.input]
     return list(takewhile(lambda it: not said_or_done(it), [decode_message(bytes(it)) for it in changed[-1]])) if changed else []
 
 
 class _Note(msgspec.Struct):
     type: str = ""
     input: list[msgspec.Raw] = []
+    call: str = ""
 
 
 def open_calls(messages: list[Message]) -> list[ToolCall]:

@@ -27,8 +27,8 @@ from ..requirements import Requirement, entry_of
 from ..running import Run
 from ..runs import CANCELLED, COMPLETED, PAUSED, RUNNING, Metrics, Patience, through
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
-from .before import Before, held, look, open_calls, reruns, rewritten, said_or_done, waiting
-from .engine import Answered, Delta, Done, Held, Said, Turn
+from .before import Before, final_note, held, look, open_calls, reruns, rewritten, said_or_done, waiting
+from .engine import Answered, Delta, Done, Held, Said, Turn, check_holds
 from .events import Event, HandedOver, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
@@ -187,8 +187,9 @@ class Driving:
             try:
                 return await self._start(patience.left())
             except Conflict as conflict:
-                await patience.again(conflict)
                 self._before = await self._look_back(patience)
+                if not self._before.settled:
+                    await patience.again_after(conflict, self.session.key)
         return None
 
     async def _look_back(self, patience: Patience) -> Before:
@@ -327,6 +328,7 @@ class Driving:
     async def _ask(self, context: RunContext, input: list[Message]) -> None:
         """Ask the engine, and store what it tells as it goes."""
         if context.tools:
+            check_holds(self.crew.engine, context.tools)
             more = {name_of(it): (it, options_of(it)) for it in context.tools}
             self.crew = msgspec.structs.replace(self.crew, by_name=self.crew.by_name | more)
         rerun = reruns(self._before, open_calls(self._told))
@@ -346,7 +348,9 @@ class Driving:
             watched=Watched(self.session, self.run.id, self.crew.middleware, self.crew.name) if self.crew.middleware else None,
         )
         self._acting = bool(rerun)
-        final: Message | None = None
+        final = next((it for it in self._told for result in results_of(it) if result.id in self._before.final), None)
+        if self._answered_by(final, context):
+            return
         async with aclosing(self.crew.engine.run(turn)) as steps:
             async for step in steps:
                 if isinstance(step, Done):
@@ -355,15 +359,25 @@ class Driving:
                 if isinstance(step, Held):
                     self._held = held(step, open_calls(self._told), self.crew, self.run.id)
                     return
+                if isinstance(step, Answered) and not step.failed and self.crew.options(step.message.name or "").final:
+                    final = step.message
+                    self._notes.append(self._noted(final_note(results_of(final)[0].id or "")))
                 await self._step(step)
                 if self._handed:
                     return
-                if isinstance(step, Answered) and not step.failed and self.crew.options(step.message.name or "").final:
-                    final = step.message
-                if final is not None and not open_calls(self._told):
-                    context.answer = _text(results_of(final)[0].response)
+                if self._answered_by(final, context):
                     return
         raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
+
+    def _answered_by(self, final: Message | None, context: RunContext) -> bool:
+        """Whether a final tool's result is the answer: once nothing of its batch is open."""
+        if final is None or open_calls(self._told):
+            return False
+        context.answer = _text(results_of(final)[0].response)
+        return True
+
+    def _noted(self, body: bytes) -> NewEntry:
+        return NewEntry(new_id(), kinds.NOTE, body, self.run.id, self.crew.name, now())
 
     def _sent(self, context: RunContext, input: list[Message], open: frozenset[str]) -> tuple[list[Message], list[Message]]:
         """What the model is sent: the past with what was added to it, and this run so far."""
@@ -376,7 +390,7 @@ class Driving:
         changed = [] if context.input == self._given else [to_otel(it) for it in context.input]
         if added or changed or context.instructions:
             body = {"type": "sent", "context": added, "input": changed, "instructions": context.instructions}
-            self._notes.append(NewEntry(new_id(), kinds.NOTE, msgspec.json.encode(body), self.run.id, self.crew.name, now()))
+            self._notes.append(self._noted(msgspec.json.encode(body)))
 
     async def _instructions(self, context: RunContext) -> str | None:
         """The instructions of this run; those a function makes are noted now that it can see the session."""
@@ -501,7 +515,7 @@ class Driving:
         message = Message("assistant", (Text(answer),))
         if self._pending and self._pending[-1].role == "assistant" and not calls_of(self._pending[-1]):
             body = {"type": "replaced", "message": to_otel(self._pending.pop())}
-            self._notes.append(NewEntry(new_id(), kinds.NOTE, msgspec.json.encode(body), self.run.id, self.crew.name, now()))
+            self._notes.append(self._noted(msgspec.json.encode(body)))
             self._told.pop()
         else:
             self._emit(TextDelta(answer))

@@ -6,16 +6,17 @@ the session, and the model is asked again when every result is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from ..errors import InvalidValue
 from ..messages import Message
 from ..requirements import Requirement
 from ..runs import LEASE
 from ..session import Session
-from .tools import Execution
+from .tools import Execution, name_of, options_of
 from .watching import Watched
 
 
@@ -101,7 +102,7 @@ Step = Delta | Said | Answered | Held | Done
 
 @runtime_checkable
 class Engine(Protocol):
-    """Anything with this one method."""
+    """Anything with this one method. One that can end with `Held` says so by an attribute, `holds = True`."""
 
     def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """The steps of one run. Each tool call of a `Said` that acts is answered by one `Answered`, or held; `Done` or `Held` comes last.
@@ -109,3 +110,13 @@ class Engine(Protocol):
         What it raises ends the run as an error; what was told before is kept. It is closed early when the run is cancelled.
         """
         ...
+
+
+def check_holds(engine: Engine, tools: Sequence[Any]) -> None:
+    """`InvalidValue` names a tool whose calls may have to wait for people, where the engine does not say that it can hold any."""
+    waiting = [name_of(it) for it in tools if options_of(it).needs or options_of(it).delegates]
+    if waiting and not getattr(engine, "holds", False):
+        raise InvalidValue(
+            f"tool {waiting[0]!r} may have to wait for people: {type(engine).__name__} would execute it at once. An engine that ends with"
+            " Held for such calls (turn.tools, tools.Waits) says so with holds = True"
+        )

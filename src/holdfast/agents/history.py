@@ -15,7 +15,7 @@ from ..entries import Entry
 from ..errors import InvalidValue
 from ..large import size_of
 from ..messages import Message, Other, Reasoning, Text, ToolCall, ToolResult
-from ..runs import PAUSED, fold
+from ..runs import INTERRUPTED, PAUSED, RUNNING, event_of, fold
 from .summaries import Summaries, Summary, standing, told
 
 KINDS = (kinds.MESSAGE, kinds.RUN)
@@ -117,19 +117,20 @@ def choose(
 ) -> tuple[Past, bool]:
     """The past to send, out of `entries` (of the history's kinds, in order), and whether older entries could still be part of it.
 
-    `whole`: there is nothing before them. Messages of the run (or runs) `own` and of paused runs are left out. `older`: the newest summary
+    `whole`: there is nothing before them. Messages of the run (or runs) `own`, of what is at work under them
+    and of paused runs are left out. `older`: the newest summary
     from before the entries, where it is known.
     """
     runs = fold([it for it in entries if it.kind == kinds.RUN], None)
-    left_out = ({own} if isinstance(own, str) else own - {None}) | {run.id for run in runs if run.status == PAUSED}
+    mine = {own} if isinstance(own, str) else own - {None}
+    at_work = {run.id for run in runs if run.status == PAUSED or (run.root in mine and run.status in (RUNNING, INTERRUPTED))}
+    left_out = mine | at_work
     messages = [entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out]
     groups = groups_of(messages)
     found = None if history.summaries is None else standing(entries, older, whole=whole)
     entry, summary, place = found or (None, None, 0)
     uncovered = groups if summary is None else [it for it in groups if not is_covered(it, summary, place)]
-    fresh = (
-        uncovered if whole or len(groups) < 2 else [it for it in uncovered if it.messages[0][0] != messages[0].seq]
-    )  # it may have begun before
+    fresh = uncovered if whole or len(groups) < 2 else _without_parts(uncovered, entries, messages[0].seq)
     reached = whole or bool(found and entries and entries[0].seq <= place and len(fresh) == len(uncovered))
     past, met = _bounded(fresh, entries, history, entry, summary)
     return msgspec.structs.replace(past, cut=past.cut or not reached, reached=reached), not met and not reached and not history.plain
@@ -161,6 +162,30 @@ def is_covered(group: Group, summary: Summary, place: int) -> bool:
 def _fits(summary: Summary, history: History) -> bool:
     """Whether the bounds leave room for the summary."""
     return not _over(1, history.messages) and not _over(tokens_of(told(summary.text)), _most_tokens(history))
+
+
+def _without_parts(groups: list[Group], entries: list[Entry], first: int) -> list[Group]:
+    """The groups but for those that may have begun before what was read, whose first message has the seq `first`."""
+    parts = begun_before(entries)
+    return [it for it in groups if it.messages[0][0] != first and it.messages[0][1].run_id not in parts]
+
+
+def begun_before(entries: Iterable[Entry]) -> set[str]:
+    """The runs of which only a part is among the entries: they began before, and went on after a pause or a failure."""
+    first: dict[str, Entry] = {}
+    told: set[str] = set()
+    for entry in entries:
+        if entry.run_id is not None:
+            first.setdefault(entry.run_id, entry)
+            told |= {entry.run_id} if entry.kind == kinds.RUN else set()
+    return {id for id in told if not _begins(first[id])}
+
+
+def _begins(entry: Entry) -> bool:
+    """Whether the entry is a run's very beginning, not that of another try."""
+    if entry.kind != kinds.RUN or (event := event_of(entry)).status != RUNNING:
+        return False
+    return "given" in event.window or (event.attempt == 1 and "model" not in event.window)
 
 
 def groups_of(entries: Iterable[Entry]) -> list[Group]:

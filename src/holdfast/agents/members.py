@@ -44,7 +44,7 @@ async def work(member: Any, task: str, session: Session, call: Execution) -> Run
     Decisions that it does not wait for any more are left out: it had them in an earlier round, or from somebody else.
     """
     run_id = run_id_of(call.run_id, call.call_id)
-    open = {it.id for it in await session.requirements()} if call.decisions else set[str]()
+    open = {it.id for it in await session.requirements(members=True)} if call.decisions else set[str]()
     decisions = [it for it in call.decisions if it.requirement in open]
     if decisions:
         output: RunOutput = await member.continue_run(run_id, decisions, session=session, lease=call.lease, wait=_PATIENT)
@@ -57,7 +57,7 @@ async def work(member: Any, task: str, session: Session, call: Execution) -> Run
 
 async def cancel(member: Any, session: Session, run_id: str) -> None:
     """Cancel the member's run if it waits for people."""
-    for it in await session.requirements():
+    for it in await session.requirements(members=True):
         if it.run_id == run_id:
             await member.continue_run(run_id, [it.cancel()], session=session)
             return

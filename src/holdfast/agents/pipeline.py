@@ -44,6 +44,8 @@ class _Stopped(Exception):
 class Pipeline:
     """The engine: `parts` one after the other. `session_of` gives the session that a step's agent has."""
 
+    holds = True
+
     def __init__(self, parts: Sequence[Part], session_of: Callable[[Step, Session], Awaitable[Session]]) -> None:
         self.parts = parts
         self.session_of = session_of
@@ -141,7 +143,10 @@ class Flow:
         names = [chosen] if isinstance(chosen, str) else list(chosen or [])
         if unknown := [name for name in names if name not in part.choices]:
             raise ValueError(f"router {part.name!r} chose {unknown[0]!r}, which is none of {', '.join(part.choices)}")
-        return await self._each([part.choices[name] for name in names], f"{path}/", content)
+        for place, name in enumerate(names):
+            again = names[:place].count(name) + 1  # a step that is chosen again has a path of its own
+            content = await self._part(part.choices[name], f"{path}{f'#{again}' if again > 1 else ''}/{name}", content)
+        return content
 
     # --- one step ---
 

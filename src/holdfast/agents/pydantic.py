@@ -46,6 +46,8 @@ class PydanticEngine:
     An agent of pydantic-ai keeps its output type, tools, toolsets, capabilities and settings; ours are added.
     """
 
+    holds = True
+
     def __init__(self, model: Any) -> None:
         self.agent: PydanticAgent[Any, Any] = model if isinstance(model, PydanticAgent) else PydanticAgent(_model(model))
         self._described = None if isinstance(model, Model | PydanticAgent) else model

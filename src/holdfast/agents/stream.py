@@ -6,7 +6,6 @@ import asyncio
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +29,7 @@ class RunStream(AsyncIterator[Event]):
         self._feed: _Feed | None = None
         self._closed = False
         self._result: RunOutput | None = None
+        self._error: Exception | None = None
 
     async def __aenter__(self) -> Self:
         self._started()
@@ -39,7 +39,11 @@ class RunStream(AsyncIterator[Event]):
         await self.aclose()
 
     async def __anext__(self) -> Event:
-        event = None if self._closed else await self._started().next()
+        try:
+            event = None if self._closed else await self._started().next()
+        except Exception as error:
+            self._error = error
+            raise
         if event is None:
             raise StopAsyncIteration
         if isinstance(event, RunEnded):
@@ -47,9 +51,11 @@ class RunStream(AsyncIterator[Event]):
         return event
 
     async def output(self) -> RunOutput:
-        """The run's output: what is left of the stream is read to its end."""
+        """The run's output: what is left of the stream is read to its end. Raises what the run raised, each time."""
         async for _ in self:
             pass
+        if self._error is not None:
+            raise self._error
         if self._result is None:
             raise UsageError("this stream was closed before the run had ended: there is no output")
         return self._result
@@ -107,10 +113,15 @@ class _Feed:
             return None
         event = await self._queue.get()
         if event is None:
-            self._ended = True
             assert self.task is not None
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(self.task)
+            try:
+                await asyncio.wait({self.task})
+            except asyncio.CancelledError:
+                self._queue.put_nowait(None)  # it is the reader who is cancelled: the end is still to be told
+                raise
+            self._ended = True
+            if not self.task.cancelled():
+                self.task.result()
         return event
 
     async def stop(self) -> None:

@@ -486,8 +486,8 @@ class Session:
     def get_run(self, run_id: str) -> RunInfo | None:
         return self.call(self.aio.get_run(run_id))
 
-    def requirements(self) -> list[Requirement]:
-        return self.call(self.aio.requirements())
+    def requirements(self, *, members: bool = False) -> list[Requirement]:
+        return self.call(self.aio.requirements(members=members))
 
     def refresh(self) -> None:
         self.call(self.aio.refresh())
