@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from holdfast import Agent, History, Message, Session, Store, Text, ToolCall, ToolResult, user
-from holdfast.agents import tool
+from holdfast.agents import Summaries, tool
 from holdfast.agents.record import Sent, as_sent
 from holdfast.cli.app import app
 from holdfast.models import OpenAIChat, OpenAIResponses
@@ -341,6 +341,17 @@ async def test_the_terminal_tells_each_request_and_the_answer(shown: tuple[Desk,
         "answer",
         "Both have.",
     ]
+
+
+async def test_the_terminal_tells_of_a_summary_and_of_calls_left_out(desk: Desks) -> None:
+    it = desk([LOOKS, "Both have.", "They have shipped.", "You are welcome."])
+    agent = it.agent(history=History(tool_calls=1, summaries=Summaries(keep=0)))
+    await agent.run("where are they?")
+    assert await agent.compact() == "They have shipped."
+    await agent.run("thank you", run_id="two")
+    told = " ".join((await show("s", "--as-sent", "two", "-s", it.url)).stdout.split())
+    assert "1 message of the past, about 27 tokens, the first a summary of what came before, with no more than 1 tool call " in told
+    assert "They have shipped. user thank you" in told
 
 
 async def test_a_run_is_named_by_its_id_the_beginning_of_it_or_last(shown: tuple[Desk, list[str]]) -> None:

@@ -3,9 +3,12 @@
 import inspect
 from types import ModuleType
 
-from ..agents import test_resuming, test_run, test_run_ids, test_stream, test_together, test_tools
+from ..agents import test_resuming, test_run, test_run_ids, test_stream, test_summaries, test_together, test_tools
+from ..agents.test_summaries import desk, quiet
 
-HERE = {"models", "chat", "store", "stream", "how"}
+__all__ = ["desk", "quiet"]
+
+HERE = {"models", "chat", "store", "stream", "how", "desk"}
 """The fixtures and parameters that are the same here."""
 LONG = {"test_cancelling_at_every_await_leaves_a_true_record"}
 """Tests whose point is the number of tries, not the database."""
@@ -18,7 +21,7 @@ def elsewhere(module: ModuleType) -> dict[str, object]:
     return {name: tests[name] for name, given in taken.items() if "store" in given and given <= HERE}
 
 
-for _module in (test_resuming, test_run, test_run_ids, test_stream, test_together, test_tools):
+for _module in (test_resuming, test_run, test_run_ids, test_stream, test_summaries, test_together, test_tools):
     globals().update(elsewhere(_module))
 
 
