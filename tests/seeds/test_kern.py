@@ -7,6 +7,7 @@
 | | Access to Messages & Chat History | messages_and_chat_history |
 | | Manual Naming | a_name_by_hand |
 | | Auto-generated Names, fallback | a_generated_name, a_generated_name_when_the_model_can_not_be_reached |
+| | policies, costs | a_naming_policy_of_ones_own, a_name_by_a_cheaper_model_out_of_band |
 | | batch jobs | every_session_named_in_a_batch |
 | | Session Caching, and its warning | a_cached_session, a_cached_session_sees_what_another_process_wrote |
 | Sessions | Single-Run Example | a_single_run_makes_its_ids, each_run_without_a_session_id_is_a_conversation_of_its_own |
@@ -110,6 +111,22 @@ def test_a_generated_name_when_the_model_can_not_be_reached(monkeypatch: pytest.
         monkeypatch.setenv("OPENAI_BASE_URL", broken.base_url)
         session = an_agent().set_session_name(session_id="session_123", autogenerate=True)
         assert session.name == "Plan the launch of our"
+
+
+def test_a_name_by_a_cheaper_model_out_of_band(model: ModelServer) -> None:
+    an_agent().run("Plan the launch.", session_id="session_123")
+    Agent(model=OpenAIResponses(id="gpt-5.2-mini"), store=AGENT).set_session_name(session_id="session_123", autogenerate=True)
+    assert [request.body["model"] for request in model.requests] == ["gpt-5.2", "gpt-5.2-mini"]
+
+
+def test_a_naming_policy_of_ones_own() -> None:
+    def named(agent: Agent, session_id: str, name: str) -> str | None:
+        agent.set_session_name(session_id=session_id, session_name=name.strip()[:20] or "Ticket 4711")
+        return agent.get_session_name(session_id=session_id)
+
+    agent = an_agent()
+    agent.run("Hello", session_id="session_001")
+    assert [named(agent, "session_001", it) for it in ("  A very long name indeed", " ")] == ["A very long name ind", "Ticket 4711"]
 
 
 def test_every_session_named_in_a_batch() -> None:

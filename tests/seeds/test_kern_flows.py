@@ -10,6 +10,7 @@
 | Sessions | runs of teams and workflows | every_run_has_an_id_of_its_own |
 | | all the runs, history, state, and metrics | a_session_has_runs_history_state_and_metrics |
 | | Workflow sessions, run-based history | a_workflows_session_holds_runs_of_the_whole, steps_are_told_of_earlier_runs |
+| | names, of a workflow | names_of_a_workflow |
 | | workflow session state | steps_share_the_state_of_the_session |
 | | workflow agents | an_agent_in_front_of_a_workflow_runs_it_or_answers_from_what_it_gave |
 | | Multi-User Conversations, with a team | users_of_a_team_are_apart |
@@ -185,6 +186,22 @@ def test_a_workflows_session_holds_runs_of_the_whole(model: ModelServer) -> None
         ("assistant", "You said: TWO"),
     ]
     assert [it.name for it in flow.get_progress(session.runs()[0].id, "pipeline")] == ["upper", "writer"]
+
+
+def test_names_of_a_workflow() -> None:
+    """With no model to ask, the first words are the name; no step is done for it."""
+    done: list[str] = []
+
+    def step(given: StepInput) -> str:
+        done.append(given.input)
+        return given.input
+
+    flow = Workflow([step], name="flow", store=AGENT)
+    flow.run("Plan the launch of our two kettles.", session_id="pipeline")
+    assert flow.get_session_name("pipeline") is None
+    assert flow.set_session_name("pipeline", autogenerate=True).name == "Plan the launch of our"
+    assert flow.set_session_name("pipeline", "Launch").name == flow.get_session_name("pipeline") == "Launch"
+    assert len(done) == 1
 
 
 def test_steps_are_told_of_earlier_runs() -> None:
