@@ -23,6 +23,7 @@ from holdfast.agents.compaction import PIECE, lines, shortened
 from holdfast.agents.history import PAGE, choose, groups_of
 from holdfast.agents.record import as_sent
 from holdfast.agents.summaries import MOST_MESSAGES, Summary, told
+from holdfast.backend import Counts
 from holdfast.entries import MESSAGE, SUMMARY, Entry
 from holdfast.models import OpenAIChat
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
@@ -408,6 +409,17 @@ async def test_of_two_that_sum_up_the_same_one_is_stored(chat: Models, store: St
     assert desk.asked[0] == desk.asked[1]
     assert [*texts] == await summaries(session)
     assert await first.compact("s") is None
+
+
+async def test_a_summary_that_came_while_the_past_was_read_is_not_made_twice(chat: Models, memory: Store, desk: Desk) -> None:
+    agent = chat.agent(desk, store=memory, history=summing(after=10**9, keep=1))
+    session = await talked(agent, "q1", "q2")
+    older = await compaction.look(session, 1)
+    assert await agent.compact("s") == "S1"
+    await session.refresh()
+    mine = Summary(v=1, upto=older.upto, last=older.last, text="mine", tokens=9)
+    assert await compaction.store(session, mine, older, Counts()) == "S1"
+    assert await summaries(session) == ["S1"]
 
 
 async def test_an_error_of_the_model_harms_nobody_and_is_tried_again(

@@ -51,17 +51,20 @@ INSTRUCTIONS = (
 class Older(NamedTuple):
     """What a new summary is made from: the text of the last one, and the runs to fold into it, up to seq `upto` with the id `last`.
 
-    `sizes`: how long all the runs are that no summary covers. `open`: runs with messages up to `upto` that are not folded. `broken`: runs
-    that have not completed. `newest`: the seq of the newest summary, `hides`: how often entries had been hidden, when this was read.
+    `more`: there are more to fold after these. `sizes`: how long all the runs are that no summary covers. `open`: runs with messages up to
+    `upto` that are not folded. `broken`: runs that have not completed. When this began to be read, the session was at `version`, its newest
+    summary at the seq `newest`, and entries had been hidden `hides` times.
     """
 
     text: str
     groups: list[Group]
+    more: bool
     sizes: list[tuple[int, int]]
     upto: int
     last: str
     open: tuple[str, ...]
     broken: frozenset[str]
+    version: int
     newest: int
     hides: int
 
@@ -100,16 +103,18 @@ class Compaction:
         return await self._all(session.twin(), engine, model, due=False)
 
     async def _all(self, session: Session, engine: Engine, model: str, *, due: bool) -> str | None:
-        """The last of the summaries that had to be made; None where none had."""
+        """Make the summaries there are to make; the last one's text, None where there was none. `due`: only those that are long enough."""
         text: str | None = None
-        while (made := await self._make(session, engine, model, due=due)) is not None:
+        while True:
+            older = await look(session, self.summaries.keep)
+            if not older.groups or (due and not self.summaries.due(older.sizes)):
+                return text
+            made = await self._make(session, older, engine, model)
+            if made is None or not (due or older.more):
+                return made or text
             text = made
-        return text
 
-    async def _make(self, session: Session, engine: Engine, model: str, *, due: bool) -> str | None:
-        older = await look(session, self.summaries.keep)
-        if not older.groups or (due and not self.summaries.due(older.sizes)):
-            return None
+    async def _make(self, session: Session, older: Older, engine: Engine, model: str) -> str | None:
         text, used = await self._summed_up(session, older, self._engine or engine)
         summary = Summary(
             v=FORM,
@@ -152,7 +157,7 @@ def _key(session: Session) -> tuple[int, Key]:
 async def look(session: Session, keep: int) -> Older:
     """What no summary covers, but for the newest `keep` runs, those under way and those that wait for people."""
     newest = await session.entries(last=1, kinds=(kinds.SUMMARY,))
-    hides = session.hides
+    version, hides = session.version, session.hides
     summary = summary_of(newest[0]) if newest else None
     place = await _place(session, newest[0], summary) if summary is not None else 0
     if place is None:
@@ -165,18 +170,21 @@ async def look(session: Session, keep: int) -> Older:
     known = {it.seq: it.id for it in messages}
     earlier = [it for id in sorted(waited & (runs.keys() - going)) for it in await _of_run(session, id, place)]
     groups = groups_of([*earlier, *(it for it in messages if it.run_id not in going)])
-    folded = _first(groups[: max(len(groups) - keep, 0)])
+    old = groups[: max(len(groups) - keep, 0)]
+    folded = _first(old)
     upto = max([place, *(it.end for it in folded)])
     kept = {it.messages[0][1].run_id for it in groups[len(folded) :] if it.messages[0][0] <= upto}
     begun = {it.run_id for it in messages if it.run_id in going and it.seq <= upto}
     return Older(
         text=summary.text if summary else "",
         groups=folded,
+        more=len(folded) < len(old),
         sizes=[it.size for it in groups],
         upto=upto,
         last=known.get(upto) or (summary.last if summary else ""),
         open=tuple(sorted(id for id in kept | begun | (waited - runs.keys()) | (waited & going) if id is not None)),
         broken=frozenset(_broken(runs)),
+        version=version,
         newest=newest[0].seq if newest else 0,
         hides=hides,
     )
@@ -289,15 +297,16 @@ async def store(session: Session, summary: Summary, older: Older, used: Counts) 
     """Store the summary; its text, or that of another that came first. None where entries were hidden since the past was read."""
     entry = NewEntry(new_id(), kinds.SUMMARY, msgspec.json.encode(summary), time=now())
     counts = counts_of((entry,)) + used
-    patience = Patience(WAIT)
+    patience, expected = Patience(WAIT), older.version
     while session.hides == older.hides:
         try:
-            await session.write(entries=(entry,), counts=counts, expect=session.version, time=entry.time, staged=False)
+            await session.write(entries=(entry,), counts=counts, expect=expected, time=entry.time, staged=False)
         except Conflict as conflict:
             await patience.again(conflict)
             newest = await session.entries(last=1, kinds=(kinds.SUMMARY,))
             if newest and newest[0].seq > older.newest:
                 return summary_of(newest[0]).text
+            expected = session.version
         else:
             return summary.text
     return None
