@@ -55,6 +55,8 @@ async def test_a_model_finds_by_meaning_what_the_same_user_said_in_another_sessi
         assert {it["session"] for it in found} == {"ada-1", "ada-2"}
         read = await looked_up(chat, store, recall, call("read_past_session", session_id="ada-1", around=2))
         assert [(it["at"], it["role"]) for it in read["messages"]] == [(1, "user"), (2, "user")]
+        nowhere = await looked_up(chat, store, recall, call("read_past_session", session_id="ada-1", around=10**30))
+        assert nowhere["messages"] == []
         refused = await looked_up(chat, store, recall, call("read_past_session", session_id="bob-1"))
         assert "there is no past session 'bob-1'" in str(refused)
         missing = await looked_up(chat, store, recall, call("read_past_session", session_id="bob-7"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,38 +12,18 @@ import pytest
 
 from holdfast import Store, user
 from holdfast.recall import MiniLM, Recall
-from holdfast.testing.processes import Child, Pipe, in_processes
+from holdfast.testing.processes import Child, in_processes
 
+from .children import SESSIONS, index, index_until_killed, write_and_index
 from .conftest import rows, said, shown
 
-SESSIONS, MESSAGES = 3, 230
+MESSAGES = 230
 
 
 async def filled(url: str) -> None:
     async with Store.open(url) as store:
         for number in range(SESSIONS):
             await said(store, f"s{number}", *(user(f"session {number} message {n}") for n in range(MESSAGES)))
-
-
-async def two(texts: Sequence[str]) -> list[list[float]]:
-    return [[1.0, float(len(it))] for it in texts]
-
-
-async def index(url: str, file: str, times: int) -> int:
-    async with Store.open(url) as store, Recall(store, f"sqlite:///{file}", two) as recall:
-        return sum([await recall.update() for _ in range(times)])
-
-
-async def write_and_index(url: str, file: str, name: str) -> int:
-    async with Store.open(url) as store, Recall(store, f"sqlite:///{file}", two) as recall:
-        taken = 0
-        for number in range(20):
-            session = await store.session(f"s{number % SESSIONS}")
-            await session.append(user(f"from {name} number {number}"))
-            if number % 7 == 6:
-                await session.rewind(last=1)
-            taken += await recall.update()
-        return taken
 
 
 async def same_as_anew(url: str, file: Path) -> None:
@@ -63,28 +41,6 @@ async def test_processes_that_write_and_index_at_once_index_everything_once(tmp_
     assert sum(await in_processes(write_and_index, work)) >= SESSIONS * MESSAGES
     await index(url, str(file), 1)
     await same_as_anew(url, file)
-
-
-def index_until_killed(url: str, file: str, stop_at: int, pipe: Pipe) -> None:
-    calls = 0
-
-    async def embed(texts: Sequence[str]) -> list[list[float]]:
-        nonlocal calls
-        calls += 1
-        if calls == stop_at:
-            pipe.send("in the middle")
-            time.sleep(60)  # noqa: ASYNC251  # nothing comes after this
-        return await two(texts)
-
-    embed.__qualname__ = two.__qualname__
-
-    async def work() -> None:
-        async with Store.open(url) as store, Recall(store, f"sqlite:///{file}", embed) as recall:
-            pipe.send("begins")
-            await recall.update()
-        pipe.send("done")
-
-    asyncio.run(work())
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 11])

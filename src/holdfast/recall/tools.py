@@ -18,6 +18,7 @@ _MOST = 20
 _EXCERPT = 300
 _AROUND = 12
 """Entries on either side that are looked at."""
+_FARTHEST = 2**52
 _NEWEST = 24
 _SHOWN = 1000
 
@@ -65,7 +66,8 @@ def _within(session_id: str, head: Head, reach: dict[str, Any]) -> bool:
 
 
 def _near(seq: int) -> Window:
-    return Window(after=max(seq - _AROUND - 1, 0), before=max(seq, 0) + _AROUND + 1, kinds=(MESSAGE,))
+    seq = min(max(seq, 0), _FARTHEST)
+    return Window(after=max(seq - _AROUND - 1, 0), before=seq + _AROUND + 1, kinds=(MESSAGE,))
 
 
 def _found(hit: Hit, query: str) -> dict[str, Any]:
