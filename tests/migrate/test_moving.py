@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, Iterable
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,6 +179,32 @@ async def test_a_session_of_agno(chat: Models, store: Store, tmp_path: Path, wri
     assert member is not None
     assert (member.info.parent, await texts(member)) == ("ada-1", ["Of the member", "Done"])
     assert (await goes_on(chat, store, "ada-1", user_id="ada"))[:6] == [*ASKED, "One", "Two"]
+
+
+def test_the_move_as_it_is_typed(tmp_path: Path) -> None:
+    path = of_three(tmp_path / "agno.db")
+    command = [sys.executable, "-W", "error", "-m", "examples.migrate.agno", path, f"sqlite:///{tmp_path}/ours.db"]
+    root = Path(__file__).parents[2]
+    done = [subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False) for _ in range(2)]
+    assert [(it.stdout, it.stderr) for it in done] == [
+        ("2 moved, 0 were there already\n", ""),
+        ("0 moved, 2 were there already\n", ""),
+    ]
+
+
+async def test_a_move_that_is_broken_off_is_started_again(store: Store) -> None:
+    turns = [Turn(messages=[user("hi")], time=TIME)]
+
+    def broken() -> Iterator[Conversation]:
+        yield Conversation(id="one", turns=turns)
+        raise ConnectionError("their database is away")
+
+    with pytest.raises(ConnectionError):
+        await move(broken(), store)
+    await (await store.session("one")).append(user("meanwhile"))
+    moved = await move([Conversation(id=id, turns=turns) for id in ("one", "two")], store)
+    assert (moved.new, moved.there) == (1, 1)
+    assert await texts(await store.session("one")) == ["hi", "meanwhile"], "what came after the move stays"
 
 
 async def test_teams_workflows_and_media_of_agno(store: Store, tmp_path: Path) -> None:
