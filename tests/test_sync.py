@@ -71,6 +71,7 @@ ENGINE = {
         "fail",
         "metrics",
         "place",
+        "queue",
         "record",
         "root",
         "start",

@@ -13,7 +13,22 @@ from .entries import NewEntry
 from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
 from .messages import Message, encode_message
-from .runs import CANCELLED, COMPLETED, ERROR, INTERRUPTED, LEASE, PAUSED, RUNNING, WAIT, Metrics, Patience, RunEvent, RunInfo, through
+from .runs import (
+    CANCELLED,
+    COMPLETED,
+    ERROR,
+    INTERRUPTED,
+    LEASE,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    WAIT,
+    Metrics,
+    Patience,
+    RunEvent,
+    RunInfo,
+    through,
+)
 
 if TYPE_CHECKING:
     from .session import Session
@@ -190,6 +205,15 @@ class Run:
             except (InvalidValue, TooLarge):  # what is staged can't be stored: how the run ended can
                 await self.end((), status, error=name, staged=False)
 
+    async def queue(self, input: tuple[Message, ...]) -> None:
+        """Store the input of a run that is to begin later, without taking the claim. Said again, it is still one."""
+        time = now()
+        event = RunEvent(FORM, QUEUED, self.attempt, window={"given": len(input)})
+        added = (self._event(event, time), *self._messages(input, time))
+        patch = HeadPatch(agent=self.agent) if self.agent else None
+        counts = counts_of(added) + Counts(runs=1)
+        await self.session.write(id=f"queue {self.id}", entries=added, counts=counts, time=time, patch=patch)
+
     async def record(self, status: str, metrics: Metrics | None, error: str | None) -> None:
         """Store the whole run, driven elsewhere, as it ended; the claim isn't touched."""
         time = now()
@@ -205,8 +229,8 @@ class Run:
         return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
 
 
-async def cancel(session: Session, run_id: str) -> bool:
-    """Record a run as cancelled and end its claim, whoever drives it; False for one that is over.
+async def cancel(session: Session, run_id: str, status: str = CANCELLED) -> bool:
+    """Record a run as cancelled (or as `status`) and end its claim, whoever drives it; False for one that is over.
 
     Its driver may write no more: it learns so from its next commit or heartbeat. `UsageError` for a run there is none of, or a part of one.
     """
@@ -217,19 +241,19 @@ async def cancel(session: Session, run_id: str) -> bool:
             raise UsageError(f"there is no run {run_id!r} in {session.key}: nothing to cancel")
         if run.root is not None and run.status == RUNNING:
             raise UsageError(f"run {run_id!r} of {session.key} is part of run {run.root!r}: cancel that one")
-        if run.status not in (RUNNING, PAUSED, INTERRUPTED):
+        if run.status not in (RUNNING, PAUSED, INTERRUPTED, QUEUED):
             return False
         try:
-            await _cancelled(session, run)
+            await _ended(session, run, status)
         except (Conflict, Fenced) as moved:  # it went on meanwhile, or came to its end
             await patience.again(moved)
         else:
             return True
 
 
-async def _cancelled(session: Session, run: RunInfo) -> None:
+async def _ended(session: Session, run: RunInfo, status: str) -> None:
     fence, time = session.held_by(run.id), now()
-    event = _encoded(RunEvent(FORM, CANCELLED, run.attempt, run.metrics, root=run.root))
+    event = _encoded(RunEvent(FORM, status, run.attempt, run.metrics, root=run.root))
     added = (NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time),)
     claim: dict[str, Any] = {"expect": session.version} if fence is None else {"fence": fence, "claim": ClaimAct("release")}
     await session.write(entries=added, counts=counts_of(added), time=time, staged=False, **claim)

@@ -433,6 +433,13 @@ class Session:
         """
         return await cancel(self, check_id(run_id, "run id"))
 
+    async def release_run(self, run_id: str) -> bool:
+        """Let go of a run that is under way, so that another process can go on with it at once; False for one that is over.
+
+        It reads as interrupted, its driver may write no more, and stops. `UsageError` for a run that isn't there, or is a part of another.
+        """
+        return await cancel(self, check_id(run_id, "run id"), runs.INTERRUPTED)
+
     async def run_log(self, run_id: str, *, light: bool = False) -> tuple[RunInfo | None, list[Entry]]:
         """One run by its id, or None, with everything recorded under it, hidden entries included; `light` as in `entries`."""
         found = await self.entries(run_id=check_id(run_id, "run id"), hidden=True, light=light)

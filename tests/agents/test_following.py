@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic_ai import Agent as Structured
 
 import holdfast.sync
-from holdfast import InvalidValue, Message, Session, SessionNotFound, Store, UsageError
+from holdfast import Fenced, InvalidValue, Message, Session, SessionNotFound, Store, UsageError
 from holdfast.agents import (
     Agent,
     Event,
@@ -341,3 +341,48 @@ def test_the_blocking_form(chat: Models, tmp_path: Path) -> None:
     assert agent.cancel_run("r2", "s") is True
     assert stream.output().status == CANCELLED
     assert agent.store.session("s").cancel_run("r2") is False
+
+
+# --- queued, and handed on -------------------------------------------------------------------------------------------
+
+
+async def test_a_queued_run_is_stored_and_begun_later(models: Models, store: Store) -> None:
+    agent = models.agent(["first", LONG], store=store)
+    run_id = await agent.enqueue("hi", session_id="s", user_id="ada", run_id="r")
+    assert await agent.enqueue("hi", session_id="s", user_id="ada", run_id="r") == run_id == "r"
+    session = await store.session("s", user_id="ada")
+    assert (await statuses(session), await texts(session), session.info.counts.runs) == (["queued"], ["hi"], 1)
+    assert (await agent.run("before it", session_id="s", user_id="ada")).content == "first"
+    assert len(models.requests[0].input) == 1
+    events = await told(agent.continue_run("r", session_id="s", user_id="ada", stream=True))
+    assert output_of(events).content == LONG
+    assert joined([event async for event in agent.follow("r", "s", user_id="ada")]) == joined(events)
+    assert isinstance(events[0], RunStarted)
+    assert events[0].attempt == 1
+    session = await store.session("s", user_id="ada")
+    assert (await statuses(session), session.info.counts.runs) == (["completed", "completed"], 2)
+    with pytest.raises(SessionNotFound):
+        await agent.enqueue("hi", session_id="s", user_id="bob")
+
+
+async def test_a_queued_run_can_be_cancelled(chat: Models, store: Store) -> None:
+    agent = chat.agent([], store=store)
+    await agent.enqueue("hi", session_id="s", run_id="r")
+    assert await agent.cancel_run("r", "s") is True
+    assert await statuses(await there(agent, "s")) == [CANCELLED]
+
+
+async def test_a_run_that_is_let_go_of_is_gone_on_with_at_once(chat: Models, file_store: Store) -> None:
+    held = threading.Event()
+    agent = chat.agent([Answer(text=LONG, halfway=held), LONG], store=file_store)
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True, lease=0.6)
+    seen = [await anext(stream), await anext(stream)]
+    session = await there(agent, "s")
+    assert await session.release_run("r") is True
+    assert await statuses(session) == ["interrupted"]
+    assert (await agent.continue_run("r", session_id="s")).content == LONG
+    with pytest.raises(Fenced, match="another process has gone on"):
+        await stream.output()
+    held.set()
+    rest = await followed(agent, "r", seen[-1].number)
+    assert [type(event) for event in rest] == [RunStarted, TextDelta, RunEnded]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from copy import copy
 from itertools import count
 from typing import Any, Literal, Self, overload
@@ -17,6 +17,7 @@ from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
+from ..running import Run
 from ..runs import CANCELLED, COMPLETED, LEASE, WAIT
 from ..session import Session
 from ..store import Store
@@ -258,6 +259,28 @@ class Agent:
         if output.status == COMPLETED and driving.long:
             self._compaction.begin(driving.session, self._crew.engine, self._crew.model)
         return output
+
+    async def enqueue(
+        self,
+        input: Input,
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Store the input of a run that is to begin later, without waiting for anybody; its run id.
+
+        It reads as `queued`, and is left out of other runs until `continue_run(run_id)` begins it, in any process. With a `run_id` of your
+        own a second call changes nothing.
+        """
+        it = self._session(session, session_id, user_id)
+        run = Run(it, new_id() if run_id is None else check_id(run_id, "run id"), self.name)
+        with suppress(SessionNotFound):  # none yet, or another's: then the commit says so
+            if run_id is not None and await it.get_run(run_id) is not None:
+                return run_id
+        await run.queue(_messages(input))
+        return run.id
 
     async def follow(
         self, run_id: str, session_id: str | None = None, *, user_id: str | None = None, after: int = 0

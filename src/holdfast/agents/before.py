@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..ids import now
 from ..messages import Message, ToolCall, ToolResult, decode_message
 from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
-from ..runs import COMPLETED, PAUSED, RUNNING, RunInfo, event_of
+from ..runs import COMPLETED, PAUSED, QUEUED, RUNNING, RunInfo, event_of
 from .engine import Held
 from .history import calls_of, results_of
 from .orders import Crew, Orders
@@ -105,7 +105,7 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
     begun = [it.message() for it in stored]
     given = run.window.get("given")
     said = begun[:given] if isinstance(given, int) else list(takewhile(lambda it: not said_or_done(it), begun))
-    cleared = not any(event_of(it).status == RUNNING for it in found if it.kind == kinds.RUN)
+    cleared = not any(event_of(it).status in (RUNNING, QUEUED) for it in found if it.kind == kinds.RUN)
     if orders.input and stored and not cleared and said != list(orders.input):
         raise UsageError(
             f"run {orders.run_id!r} of {orders.session.key} was begun with another input: leave run_id out to start another run"

@@ -25,7 +25,7 @@ from ..ids import new_id, now
 from ..messages import Message, Text, to_otel
 from ..requirements import Requirement, entry_of
 from ..running import Run
-from ..runs import CANCELLED, COMPLETED, PAUSED, RUNNING, Metrics, Patience, through
+from ..runs import CANCELLED, COMPLETED, PAUSED, QUEUED, RUNNING, Metrics, Patience, through
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
 from .before import Before, final_note, held, look, open_calls, reruns, rewritten, said_or_done, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn, check_holds
@@ -212,7 +212,7 @@ class Driving:
         self._go_on_duty()
         found = await self.session.whole(found)
         self._place = place_of(self.session.id, found)
-        self.run.again, self.run.attempt = True, run.attempt + (run.status != PAUSED)
+        self.run.again, self.run.attempt = True, run.attempt + (run.status not in (PAUSED, QUEUED))
         self.run.counted = self._used = run.metrics
         self._earlier = run.metrics.seconds
         return look(run, found, self.session.version, self.orders, self.crew)

@@ -15,7 +15,7 @@ from ..entries import Entry
 from ..errors import InvalidValue
 from ..large import size_of
 from ..messages import Message, Other, Reasoning, Text, ToolCall, ToolResult
-from ..runs import INTERRUPTED, PAUSED, RUNNING, event_of, fold
+from ..runs import INTERRUPTED, PAUSED, QUEUED, RUNNING, event_of, fold
 from .summaries import Summaries, Summary, standing, told
 
 KINDS = (kinds.MESSAGE, kinds.RUN)
@@ -123,7 +123,7 @@ def choose(
     """
     runs = fold([it for it in entries if it.kind == kinds.RUN], None)
     mine = {own} if isinstance(own, str) else own - {None}
-    at_work = {run.id for run in runs if run.status == PAUSED or (run.root in mine and run.status in (RUNNING, INTERRUPTED))}
+    at_work = {run.id for run in runs if run.status in (PAUSED, QUEUED) or (run.root in mine and run.status in (RUNNING, INTERRUPTED))}
     left_out = mine | at_work
     messages = [entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out]
     groups = groups_of(messages)

@@ -16,7 +16,7 @@ import msgspec
 from .. import entries as kinds
 from ..entries import Entry
 from ..messages import Message, Reasoning, Text, decode_message
-from ..runs import COMPLETED, RUNNING, RunEvent, event_of
+from ..runs import COMPLETED, QUEUED, RUNNING, RunEvent, event_of
 from .events import Event, HandedOver, ReasoningDelta, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import calls_of, results_of
 from .live import Unstored
@@ -97,8 +97,10 @@ class Telling:
                 yield self.place.tell(HandedOver(**entry.data()))
 
     def _status(self, entry: Entry, event: RunEvent) -> Iterator[Event]:
-        self.ended = event.status != RUNNING
         self.place.begin(event.attempt)
+        if event.status == QUEUED:
+            return
+        self.ended = event.status != RUNNING
         if not self.ended:
             yield self.place.tell(RunStarted(str(entry.run_id), self._session_id, event.attempt))
         else:

@@ -199,6 +199,18 @@ class Agent:
     def get_session_name(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
         return self.store.call(self.aio.get_session_name(session_id, user_id=user_id))
 
+    def enqueue(
+        self,
+        input: Input,
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        it = self.aio.enqueue(input, session=_inner(session), session_id=session_id, user_id=user_id, run_id=run_id)
+        return _call(it)
+
     def follow(self, run_id: str, session_id: str | None = None, *, user_id: str | None = None, after: int = 0) -> Iterator[Event]:
         return self.store.each(self.aio.follow(run_id, session_id, user_id=user_id, after=after))
 

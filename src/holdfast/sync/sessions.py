@@ -483,6 +483,9 @@ class Session:
     def cancel_run(self, run_id: str) -> bool:
         return self.call(self.aio.cancel_run(run_id))
 
+    def release_run(self, run_id: str) -> bool:
+        return self.call(self.aio.release_run(run_id))
+
     def get_run(self, run_id: str) -> RunInfo | None:
         return self.call(self.aio.get_run(run_id))
 

@@ -17,7 +17,7 @@ from ..ids import SCOPE_PREFIXES
 from .cache import CachedBackend
 
 _Facts = dict[str, Any]
-_STATUS = {"running": "run_started", "paused": "paused"}
+_STATUS = {"queued": "run_queued", "running": "run_started", "paused": "paused"}
 """Which event a run's status is; any other is its end."""
 
 
@@ -25,7 +25,7 @@ class Lifecycle:
     """Events `holdfast.session.<what>`, each with the session's `gen_ai.conversation.id`.
 
     `created`, `forked` (from `holdfast.session.origin`), `renamed`, `cleared`, `deleted`; and of runs, with `holdfast.run.id` and
-    `holdfast.run.attempt`: `run_started`, `paused` (it waits for people), `resumed` (they have decided), `run_ended` (with
+    `holdfast.run.attempt`: `run_queued`, `run_started`, `paused` (it waits for people), `resumed` (they have decided), `run_ended` (with
     `holdfast.run.status`).
     Runs are known from what is written in clear: under a wrapper that encrypts, those events are left out. A user's wider state has none.
     """
