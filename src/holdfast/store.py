@@ -264,11 +264,22 @@ class Store:
                 return
 
     async def requirements(self, *, user_id: str | None = None) -> AsyncIterator[tuple[SessionInfo, Requirement]]:
-        """What paused runs wait for, with their sessions: of every user's (as an admin), or of one user's; the newest session first."""
+        """What paused runs wait for, with their sessions: of every user's (as an admin), or of one user's; the newest session first.
+
+        What a member of a team or a workflow waits for is listed once: as that of the run it works for.
+        """
         async for info in self.sessions(waiting=True, user_id=user_id):
             session = await self.get(info.id, user_id=user_id)
+            passed_on = set[str]() if info.parent is None else await self._passed_on(info.parent, user_id)
             for requirement in await session.requirements() if session is not None else ():
-                yield info, requirement
+                if requirement.id not in passed_on:
+                    yield info, requirement
+
+    async def _passed_on(self, session_id: str, user_id: str | None) -> set[str]:
+        """The requirements of members that runs of this session wait for."""
+        session = await self.get(session_id, user_id=user_id)
+        found = [] if session is None else await session.requirements(members=True)
+        return {it.via.requirement for it in found if it.via is not None}
 
     async def sweep(self, *, limit: int = 1000) -> int:
         """Remove up to `limit` expired sessions, of every tenant, from the database; how many. They can't be seen even before that.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast import SessionNotFound, Store, assistant, sync, user
-from holdfast.agents import Team, tool
+from holdfast.agents import StepInput, Team, Workflow, tool
 from holdfast.backend import Counts
 from holdfast.running import Run
 from holdfast.runs import Metrics
@@ -110,6 +110,16 @@ async def test_members_in_one_session_count_for_themselves(chat: Models, store: 
     await team.run("find it", session_id="s")
     counts = await total(team)
     assert (counts.runs, counts.model_calls, counts.tool_calls) == (2, 3, 1)
+
+
+async def test_a_workflow_counts_its_steps_and_no_calls_of_a_model_that_nobody_asked(chat: Models, store: Store) -> None:
+    def first(given: StepInput) -> str:
+        return given.input
+
+    flow = Workflow([first, chat.agent(["ok"], name="writer", store=store)], name="flow", store=store)
+    await flow.run("hi", session_id="s")
+    counts, own = await total(flow), await total(flow, "s/writer")
+    assert (counts.model_calls, counts.tool_calls, own.model_calls) == (0, 2, 1)
 
 
 def test_the_blocking_form(chat: Models) -> None:

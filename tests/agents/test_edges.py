@@ -184,9 +184,9 @@ async def test_a_final_result_that_a_person_supplies_is_the_answer(chat: Models,
 # --- teams that share a session --------------------------------------------------------------------------------------
 
 
-def team_of(models: Models, store: Store, leader: Any, **members: Any) -> Team:
+def team_of(models: Models, store: Store, leader: Any, *, share: bool = True, **members: Any) -> Team:
     made = [Agent(models.model(models.serve(answers)), name=name, store=store, tools=tools) for name, (answers, tools) in members.items()]
-    return Team(models.model(models.serve(leader)), name="lead", members=made, share_session=True, store=store)
+    return Team(models.model(models.serve(leader)), name="lead", members=made, share_session=share, store=store)
 
 
 def both(*names: str) -> Answer:
@@ -224,13 +224,13 @@ async def _holder(session: Session) -> str:
     return next(it.id for it in await session.runs() if it.root is None)
 
 
-def asks() -> tuple[Any, list[Any]]:
+def asks(*more: Any) -> tuple[Any, list[Any]]:
     @tool(confirm=True)
     def refund(n: int) -> str:
         """Pay back."""
         return f"paid {n}"
 
-    return [call("refund", n=1), "refunded"], [refund]
+    return [call("refund", n=1), *more, "refunded"], [refund]
 
 
 @pytest.mark.parametrize("where", ["team", "member"])
@@ -250,6 +250,19 @@ async def test_what_a_member_in_the_shared_session_waits_for_is_listed_once(chat
         assert [it.id for it in await session.requirements()] == [requirement.id]
     done = await team.continue_run(paused, [requirement.approve()])
     assert (done.status, done.content, await session.requirements()) == ("completed", "done", [])
+
+
+async def test_what_a_member_in_a_session_of_its_own_waits_for_is_listed_once(chat: Models, store: Store) -> None:
+    team = team_of(chat, store, [both("a"), "done"], share=False, a=asks(call("refund", n=2)))
+    paused = await team.run("go", session_id="s", user_id="ada")
+    assert sorted([it.id for it in (await store.list(waiting=True)).items]) == ["s", "s/a"]
+    assert [(info.id, it.id) async for info, it in store.requirements(user_id="ada")] == [("s", paused.requirements[0].id)]
+    own = await store.get("s/a", user_id="ada")
+    assert own is not None
+    (theirs,) = await own.requirements()
+    assert (await team.members["a"].run("alone", session=own)).status == "paused"
+    listed = [(info.id, it.id) async for info, it in store.requirements(user_id="ada")]
+    assert (len(listed), theirs.id in dict(listed).values()) == (2, False)  # what it waits for by itself is listed
 
 
 async def test_cancel_reaches_the_member_in_the_shared_session(chat: Models, store: Store) -> None:

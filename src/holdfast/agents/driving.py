@@ -433,7 +433,10 @@ class Driving:
     async def _said(self, step: Said) -> None:
         calls = calls_of(step.message)
         self._count(
-            input_tokens=step.input_tokens, output_tokens=step.output_tokens, model_calls=1, tool_calls=len(calls) if step.acts else 0
+            input_tokens=step.input_tokens,
+            output_tokens=step.output_tokens,
+            model_calls=int(step.asked),
+            tool_calls=len(calls) if step.acts else 0,
         )
         self._acting = step.acts
         if self._service is not None and step.service is not None and not step.acts:

@@ -61,7 +61,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     """The model's whole answer to one request. `acts`: tools are about to be executed for it.
 
     `before`: messages of the engine's own that were part of the request and are not stored yet (a request to correct an output).
-    `service`: the id under which the provider goes on from here, where it keeps the conversation.
+    `service`: the id under which the provider goes on from here, where it keeps the conversation. `asked` is false where no model was:
+    the steps of a workflow are told so.
     """
 
     message: Message
@@ -70,6 +71,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     before: tuple[Message, ...] = ()
     service: str | None = None
+    asked: bool = True
 
 
 class Answered(msgspec.Struct, frozen=True):

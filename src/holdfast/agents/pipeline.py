@@ -62,7 +62,7 @@ class Pipeline:
                     stored.set_result(None)
             last = await task
             if isinstance(last, Done):
-                yield Said(message=Message("assistant", (Text(as_text(last)),)))
+                yield Said(message=Message("assistant", (Text(as_text(last)),)), asked=False)
             yield last
         finally:
             task.cancel()
@@ -178,7 +178,7 @@ class Flow:
     async def _do(self, step: Step, path: str, given: StepInput) -> StepOutput:
         if path not in self._calls:
             call = ToolCall(step.name, path, _arguments(step, given))
-            await self._tell(Said(message=Message("assistant", (call,)), acts=True))
+            await self._tell(Said(message=Message("assistant", (call,)), acts=True, asked=False))
         if step.options.confirm and path not in self._turn.rerun:
             self._confirm.append(path)
             raise _Waiting

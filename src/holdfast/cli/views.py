@@ -68,7 +68,7 @@ def header(it: SessionInfo) -> Table:
             ("expires", it.expires_at and f"{moment(it.expires_at)} ({ago(it.expires_at)})"),
             ("holds", f"{counted(counts.messages, 'message')}, {counted(counts.runs, 'run')}, {size(counts.bytes)}"),
             ("tokens", tokens and f"{tokens} (in + out)"),
-            ("used", f"{calls}, {counts.seconds:.1f} s" if counts.model_calls else None),
+            ("used", f"{calls}, {counts.seconds:.1f} s" if counts.micros else None),
             ("status", None if _status(it) == "-" else _status(it)),
             ("forked from", it.origin and f"{it.origin.session_id} at version {it.origin.version}"),
             ("parent", it.parent),
