@@ -185,8 +185,9 @@ async def counts_add_up(open: Opener) -> None:
         key = fresh()
         head = await created(backend, key, counts=Counts(messages=2, bytes=10))
         head = await wrote(backend, key, head, counts=Counts(runs=1, messages=1, input_tokens=7))
-        await wrote(backend, key, head, counts=Counts(output_tokens=5))
-        assert (await read(backend, key)).head.counts == Counts(runs=1, messages=3, input_tokens=7, output_tokens=5, bytes=10)
+        await wrote(backend, key, head, counts=Counts(output_tokens=5, model_calls=2, tool_calls=3, micros=4))
+        found = (await read(backend, key)).head.counts
+        assert found == Counts(runs=1, messages=3, input_tokens=7, output_tokens=5, bytes=10, model_calls=2, tool_calls=3, micros=4)
 
 
 @clause()
