@@ -23,7 +23,7 @@ from holdfast.agents.compaction import PIECE, lines, shortened
 from holdfast.agents.history import PAGE, choose, groups_of
 from holdfast.agents.record import as_sent
 from holdfast.agents.summaries import MOST_MESSAGES, Summary, told
-from holdfast.backend import Counts
+from holdfast.backend import Commit, Counts, Key
 from holdfast.entries import MESSAGE, SUMMARY, Entry
 from holdfast.models import OpenAIChat
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
@@ -325,6 +325,22 @@ async def test_what_a_summary_covers_is_taken_back_with_it(chat: Models, memory:
         assert (popped and popped.text, [it.text for it in await session.get_chat_history()]) == ("a2", ["q1", "a1", "q2"])
     left = {"pop": "S1"}.get(how)
     assert await agent.get_session_summary("s") == left
+
+
+async def test_a_summary_that_comes_in_the_middle_of_a_rewind_goes_with_it(
+    chat: Models, counting: Counting, counted: Store, desk: Desk
+) -> None:
+    agent = chat.agent(desk, store=counted, history=summing(after=10**9, keep=1))
+    session = await talked(agent, "q1", "q2", "q3")
+
+    async def meanwhile(_: Key, commit: Commit) -> None:
+        if commit.hide:
+            counting.before = None
+            assert await agent.compact("s") == "S1"
+
+    counting.before = meanwhile
+    await session.rewind(to=1)
+    assert (await session.get_summary(), await session.get_chat_history()) == (None, [])
 
 
 async def test_what_is_rewound_while_it_is_summed_up_comes_to_no_summary(chat: Models, store: Store, desk: Desk) -> None:
