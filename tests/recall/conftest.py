@@ -81,5 +81,5 @@ def made(file: Path) -> bool:
 
 
 def holds(file: Path, text: str) -> bool:
-    """Whether any file of the index has these bytes in it."""
+    """Whether any file of the index has these bytes in it: text, or a word as it is looked up (stems are shorter than words)."""
     return any(text.encode() in it.read_bytes() for it in file.parent.glob(f"{file.name}*"))

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from holdfast import SessionNotFound, Store, UsageError, sync, user
+from holdfast.backend import Commit, Key, Outcome
 from holdfast.recall import MiniLM, Recall
 from holdfast.testing.model_server import Answer, Request, call
+from holdfast.wrappers.base import Wrapper
 
 from .conftest import Models, made, said, shown, texts
 
@@ -137,6 +139,23 @@ async def test_each_run_is_indexed_after_its_answer_which_does_not_wait(models: 
         await recall.settled()
         assert texts(file) == ["Where is my xylophone?", "It is in Leipzig.", "Still?", "Yes."]
         assert shown(await recall.search("xylophone", user_id="ada"))[0] == "a:2"
+
+
+class SlowEnd(Wrapper):
+    """The last commit of a run takes its time."""
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        if commit.claim is not None and commit.claim.act == "release":
+            await asyncio.sleep(0.1)
+        return await super().commit(key, commit)
+
+
+async def test_a_run_is_indexed_with_its_answer_however_long_that_takes_to_be_stored(chat: Models, memory: Store, file: Path) -> None:
+    store = Store(SlowEnd(memory.backend))
+    async with Recall(store, f"sqlite:///{file}") as recall:
+        await chat.agent(["Hello."], store=store, middleware=[recall.keeper()]).run("Hi.", session_id="a")
+        await recall.settled()
+        assert texts(file) == ["Hi.", "Hello."]
 
 
 async def test_a_run_that_fails_is_indexed_too_and_a_failing_index_harms_no_run(

@@ -59,13 +59,13 @@ async def test_tool_results_are_left_out_unless_wanted(memory: Store) -> None:
 @pytest.mark.parametrize("end", ["delete", "clear", "rewind", "pop", "replace", "expire"])
 async def test_what_is_gone_is_not_found_at_once_and_not_there_after_the_search(store: Store, file: Path, end: str, minilm: MiniLM) -> None:
     async with Recall(store, f"sqlite:///{file}", minilm) as recall:
-        session = await said(store, "a", user("kept"), user("my secret is xylophone"), user_id="ada")
+        session = await said(store, "a", user("kept"), user("my secret is zanzibar"), user_id="ada")
         await recall.update()
-        assert holds(file, "xylophone")
+        assert holds(file, "zanzibar")
         await ended(store, session, end)
         for _ in range(2):
-            assert "xylophone" not in str(await recall.search("secret xylophone", user_id="ada"))
-        assert not holds(file, "xylophone")
+            assert "zanzibar" not in str(await recall.search("secret zanzibar", user_id="ada"))
+        assert not holds(file, "zanzibar")
         assert len(rows(file)) == (1 if end in ("rewind", "pop") else 0)
 
 
@@ -88,11 +88,11 @@ async def ended(store: Store, session: Any, how: str) -> None:
 
 @pytest.mark.parametrize("end", ["delete", "clear", "rewind", "pop", "replace", "expire"])
 async def test_an_update_lets_go_of_what_is_gone(store: Store, recall: Recall, file: Path, end: str) -> None:
-    session = await said(store, "a", user("kept"), user("my secret is xylophone"), user_id="ada")
+    session = await said(store, "a", user("kept"), user("my secret is zanzibar"), user_id="ada")
     await recall.update()
     await ended(store, session, end)
     await recall.update()
-    assert not holds(file, "xylophone")
+    assert not holds(file, "zanzibar")
     assert texts(file) == {"rewind": ["kept"], "pop": ["kept"], "replace": ["another"]}.get(end, [])
 
 
@@ -107,11 +107,11 @@ async def test_a_new_life_of_an_id_has_nothing_of_the_old_one(store: Store, reca
 
 
 async def test_what_is_forgotten_stays_so_until_the_session_begins_anew(store: Store, recall: Recall, file: Path) -> None:
-    session = await said(store, "a", user("my secret is xylophone"), user_id="ada")
+    session = await said(store, "a", user("my secret is zanzibar"), user_id="ada")
     await recall.update()
     await recall.forget("a")
-    assert not holds(file, "xylophone")
-    await session.append(user("xylophone once more"))
+    assert not holds(file, "zanzibar")
+    await session.append(user("zanzibar once more"))
     assert [await recall.update(), await recall.update("a"), await recall.update(rebuild=True)] == [0, 0, 0]
     assert await recall.search("xylophone", user_id="ada") == []
     session.clear()
@@ -158,13 +158,13 @@ class DeletedWhileRead(Wrapper):
 
 
 async def test_a_session_that_is_deleted_while_it_is_indexed_leaves_nothing(memory: Store, file: Path) -> None:
-    await said(memory, "a", user("xylophone"))
+    await said(memory, "a", user("zanzibar"))
     backend = DeletedWhileRead(memory.backend)
     async with Recall(Store(backend), f"sqlite:///{file}") as recall:
         backend.armed = True
         await recall.update()
         assert rows(file) == []
-        assert not holds(file, "xylophone")
+        assert not holds(file, "zanzibar")
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast import InvalidValue, Store, assistant, user
-from holdfast.recall import MiniLM, Recall
+from holdfast.recall import Found, MiniLM, Recall, SQLiteIndex, Wanted
 from holdfast.recall.passages import excerpt, names_something, pieces, words_of
 
 from .conftest import said, shown
@@ -77,6 +78,25 @@ async def test_another_users_and_another_tenants_sessions_do_not_exist(minilm: M
             assert await recall.search("cat", user_id="eve") == []
             assert sorted(shown(await all_.search("cat", user_id=None))) == ["ada-1:1", "bob-1:1", "nobody:1"]
             assert shown(await all_.search("cat", user_id="bob")) == ["bob-1:1"]
+
+
+class Blabbing(SQLiteIndex):
+    """An index that does not care whose documents it gives."""
+
+    async def search(self, wanted: Wanted) -> list[list[Found]]:
+        return await super().search(replace(wanted, everybody=True))
+
+
+async def test_index_and_store_each_keep_users_apart(memory: Store) -> None:
+    for name in ("ada", "bob"):
+        await said(memory, name, user(f"the cat of {name}"), user_id=name)
+    async with Recall(memory, Blabbing(":memory:")) as recall:
+        await recall.update()
+        assert shown(await recall.search("cat", user_id="ada")) == ["ada:1"]
+    async with Recall(memory, "memory://") as recall:
+        await recall.update()
+        wanted = Wanted(tenant="default", words=("cat",), user_id="ada")
+        assert [[it.session_id for it in ranking] for ranking in await recall.index.search(wanted)] == [["ada"], ["ada"]]
 
 
 async def test_it_can_be_narrowed(memory: Store) -> None:
