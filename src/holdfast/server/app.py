@@ -1,0 +1,52 @@
+"""The application: routes, errors, and what begins and ends with the process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import HoldfastError, __version__
+from ..runtime import Runtime
+from ..runtime.settings import ServerSettings
+from .paths import SlashesInIds
+from .problems import Problem, answer
+from .routes import about, requirements, runs, sessions, state
+from .serving import Serving
+
+ROUTERS = (runs.router, sessions.router, state.router, requirements.router, about.router)
+
+
+def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> FastAPI:
+    """An ASGI application that serves the agents of `runtime` and their sessions."""
+    serving = Serving(runtime, settings or runtime.settings.server)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncGenerator[None]:
+        await runtime.store.backend.open()
+        yield
+        await serving.going.stop(serving.settings.grace)
+        await runtime.store.close()
+
+    app = FastAPI(title="Holdfast", version=__version__, lifespan=life, description="Agents and their sessions.")
+    app.state.serving = serving
+    for router in ROUTERS:
+        app.include_router(router)
+    for kind in (HoldfastError, Problem, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]  # Starlette types all handlers by Exception
+    app.add_middleware(SlashesInIds)
+    return app
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    """What of a request makes no sense: where, and why; not the values, which may be secrets."""
+    errors: list[dict[str, Any]] = [{"at": ".".join(map(str, it["loc"])), "why": it["msg"]} for it in error.errors()]
+    told = "; ".join([f"{it['at']}: {it['why']}" for it in errors[:3]])
+    return Problem(422, told, errors=errors[:20]).response()

@@ -1,0 +1,34 @@
+"""Ids in paths may hold slashes: a slash that was written `%2F` belongs to an id, and does not part it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import unquote
+
+from pydantic import AfterValidator
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_SLASH = "\ue000"
+"""Stands for such a slash on the way through the router. No id can hold it: it is no printable character."""
+
+
+class SlashesInIds:
+    """Middleware: the router sees paths in which ids are whole, the routes see the ids as they are."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw: bytes = scope.get("raw_path") or b""
+        if scope["type"] == "http" and b"%2f" in raw.lower():
+            text = raw.decode("latin-1").partition("?")[0]
+            scope = {**scope, "path": unquote(text.replace("%2f", "%2F").replace("%2F", _SLASH))}
+        await self._app(scope, receive, send)
+
+
+def _whole(value: str) -> str:
+    return value.replace(_SLASH, "/")
+
+
+Whole = Annotated[str, AfterValidator(_whole)]
+"""An id, or a key, of a path as it was written."""

@@ -1,0 +1,135 @@
+"""Running agents: `POST /run`, and the runs of a session: read, follow, continue, cancel."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from starlette.requests import Request
+
+from ... import Agent, HoldfastError
+from ...agents import RunOutput
+from ...ids import new_id, new_session_id
+from ..callers import Caller, Whoever
+from ..going import Under
+from ..paths import Whole
+from ..problems import not_found, provider_failed
+from ..serving import Here, Serving
+from ..shapes import Decisions, RunBegun, RunInfoTold, RunRequest, RunTold, decision
+from ..streams import followed, last_seen, stream
+
+router = APIRouter(tags=["runs"])
+Idempotency = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+
+@router.post("/run", response_model=RunTold | RunBegun)
+async def run(asked: RunRequest, caller: Whoever, here: Here, response: Response, idempotency_key: Idempotency = None) -> Any:
+    """Run an agent on a session. With `Idempotency-Key` (or `run_id`) the call is safe to repeat: the same run, never another.
+
+    With `stream` the answer is server-sent events; a client that loses them goes on at `/sessions/{session_id}/runs/{run_id}/events`.
+    """
+    agent = here.agent(caller, asked.agent)
+    run_id = asked.run_id or idempotency_key or new_id()
+    session_id = asked.session_id or agent.session_id or _session_for(caller, idempotency_key)
+    under = Under(agent, run_id, session_id, caller.acting_for(asked.user_id))
+    options: dict[str, Any] = {"session_id": session_id, "user_id": under.user_id, "run_id": run_id, "wait": asked.wait}
+    here.going.check()
+    if asked.background:
+        response.status_code = 202
+        await agent.enqueue(asked.input(), session_id=session_id, user_id=under.user_id, run_id=run_id)
+        return _begun(here, under)
+    if asked.stream:
+        return stream(here.going.told(agent.run(asked.input(), **options, stream=True, detached=True), under))
+    return await _answered(agent.run(asked.input(), **options), under)
+
+
+def _session_for(caller: Caller, key: str | None) -> str:
+    """The session of a call that names none: a repeated one has to come to the same."""
+    if key is None:
+        return new_session_id()
+    return hashlib.blake2b("\0".join((caller.tenant, caller.user or "", caller.name, key)).encode(), digest_size=16).hexdigest()
+
+
+def _begun(here: Serving, under: Under) -> RunBegun:
+    going = under.agent.continue_run(
+        under.run_id, session_id=under.session_id, user_id=under.user_id, stream=True, detached=True, wait=3600
+    )
+    here.going.begin(going, under)
+    return RunBegun(run_id=under.run_id, session_id=under.session_id, status="queued")
+
+
+async def _answered(running: Any, under: Under) -> RunTold:
+    """What the run gave; an error that isn't ours is its provider's."""
+    try:
+        output: RunOutput = await running
+    except HoldfastError:
+        raise
+    except Exception as error:  # the model's client, or the agent's own code
+        raise provider_failed(error, run_id=under.run_id, session_id=under.session_id) from error
+    return RunTold.of(output)
+
+
+@router.get("/sessions/{session_id}/runs")
+async def runs(session_id: Whole, caller: Whoever, here: Here, last: int = 20) -> list[RunInfoTold]:
+    """The newest runs of a session, in the order they began."""
+    session = await here.session(caller, session_id)
+    return [RunInfoTold.of(it) for it in await session.runs(last=last)]
+
+
+@router.get("/sessions/{session_id}/runs/{run_id}")
+async def read_run(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> RunInfoTold:
+    """One run of a session."""
+    session = await here.session(caller, session_id)
+    found = await session.get_run(run_id)
+    if found is None:
+        raise not_found(f"run {run_id!r} in session {session_id!r}")
+    return RunInfoTold.of(found)
+
+
+@router.get("/sessions/{session_id}/runs/{run_id}/events", response_class=Response)
+async def run_events(session_id: Whole, run_id: Whole, caller: Whoever, here: Here, request: Request) -> Any:
+    """What a run tells, as server-sent events, from behind `Last-Event-ID` on: while it goes on in any worker, and after its end."""
+    session = await here.session(caller, session_id)
+    if await session.get_run(run_id) is None:
+        raise not_found(f"run {run_id!r} in session {session_id!r}")
+    return stream(followed(_any(here, caller), run_id, session_id, caller.user, last_seen(request)))
+
+
+@router.post("/sessions/{session_id}/runs/{run_id}/decisions", response_model=RunTold | RunBegun)
+async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Whoever, here: Here, response: Response) -> Any:
+    """Decide on what a paused run waits for, all of it or some; the run goes on once nothing is open."""
+    session = await here.session(caller, session_id)
+    found = await session.get_run(run_id)
+    if found is None:
+        raise not_found(f"run {run_id!r} in session {session_id!r}")
+    agent = here.agent(caller, _agent_of(here, found.agent or session.info.agent))
+    under = Under(agent, run_id, session_id, caller.user)
+    made = [decision(it) for it in given.decisions]
+    options: dict[str, Any] = {"session_id": session_id, "user_id": caller.user}
+    here.going.check()
+    if given.stream:
+        return stream(here.going.told(agent.continue_run(run_id, made, **options, stream=True, detached=True), under))
+    return await _answered(agent.continue_run(run_id, made, **options), under)
+
+
+def _agent_of(here: Serving, name: str | None) -> str | None:
+    return name if name in here.runtime.agents else None
+
+
+@router.post("/sessions/{session_id}/runs/{run_id}/cancel")
+async def cancel(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> RunInfoTold:
+    """Cancel a run that is under way, queued or paused, in any worker; one that is over stays as it is."""
+    session = await here.session(caller, session_id)
+    if await session.get_run(run_id) is None:
+        raise not_found(f"run {run_id!r} in session {session_id!r}")
+    await _any(here, caller).cancel_run(run_id, session_id, user_id=caller.user)
+    await session.refresh()
+    found = await session.get_run(run_id)
+    assert found is not None
+    return RunInfoTold.of(found)
+
+
+def _any(here: Serving, caller: Caller) -> Agent:
+    """Some agent: following and cancelling are the session's, whoever runs."""
+    return here.agent(caller, next(iter(here.runtime.agents)))

@@ -1,0 +1,70 @@
+"""The state of a session, and of its user and the application."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Body, Query, Response
+
+from ... import Session, State
+from ...values import encode
+from ..callers import Whoever
+from ..paths import Whole
+from ..problems import Problem, not_found
+from ..serving import Here
+
+router = APIRouter(prefix="/sessions/{session_id}/state", tags=["state"])
+Scope = Annotated[Literal["session", "user", "app"], Query()]
+
+
+async def _state(session: Session, scope: str) -> State:
+    return session.state if scope == "session" else await session.scope(scope)  # type: ignore[arg-type]  # FastAPI has checked it
+
+
+def told(value: Any) -> Any:
+    """A value as JSON: those that JSON has no form for in their stored one, tagged."""
+    return msgspec.json.decode(encode(value))[1]
+
+
+@router.get("")
+async def read_all(session_id: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> dict[str, Any]:
+    """Every key with its value."""
+    state = await _state(await here.session(caller, session_id), scope)
+    return {key: told(state[key]) for key in state}
+
+
+@router.get("/{key}")
+async def read(session_id: Whole, key: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> Any:
+    """One value; 404 where there is none."""
+    state = await _state(await here.session(caller, session_id), scope)
+    if key not in state:
+        raise not_found(f"key {key!r} in the state")
+    return Response(msgspec.json.encode(told(state[key])), media_type="application/json")
+
+
+@router.put("/{key}", status_code=204)
+async def write(
+    session_id: str, key: str, value: Annotated[Any, Body()], caller: Whoever, here: Here, scope: Scope = "session"
+) -> Response:
+    """Set one value, any JSON; other keys stay. The application's state is written by admins only."""
+    session = await here.session(caller, session_id)
+    if scope == "app" and not caller.admin:
+        raise Problem(403, "the application's state is written by admins")
+    (await _state(session, scope))[key] = value
+    await session.commit()
+    return Response(status_code=204)
+
+
+@router.delete("/{key}", status_code=204)
+async def remove(session_id: Whole, key: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> Response:
+    """Delete one key; 404 where there is none."""
+    session = await here.session(caller, session_id)
+    if scope == "app" and not caller.admin:
+        raise Problem(403, "the application's state is written by admins")
+    state = await _state(session, scope)
+    if key not in state:
+        raise not_found(f"key {key!r} in the state")
+    del state[key]
+    await session.commit()
+    return Response(status_code=204)

@@ -1,0 +1,277 @@
+"""The JSON of requests and answers. Times are RFC 3339 in UTC, ids are text; unknown members of a request are refused by name."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+
+from .. import Entry, InvalidValue, Message, Metrics, RunInfo, SessionInfo, Text, user
+from ..agents import Decision, Event, Requirement, RunEnded, RunOutput
+from ..messages import Blob, Uri, to_otel
+
+Id = Field(min_length=1, max_length=1024)
+_LIMIT = 200
+
+
+class Given(BaseModel):
+    """What a request says."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Told(BaseModel):
+    """What an answer says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+class Attachment(Given):
+    """A file beside the message: its bytes in base64, or where they are."""
+
+    mime_type: str = Field(min_length=3, max_length=255, examples=["image/png"])
+    data: str | None = Field(None, description="base64")
+    url: str | None = None
+
+    def part(self) -> Blob | Uri:
+        if (self.data is None) == (self.url is None):
+            raise InvalidValue("an attachment has either data (base64) or url")
+        modality = self.mime_type.partition("/")[0]
+        modality = modality if modality in ("image", "audio", "video") else "document"
+        if self.data is not None:
+            return Blob(modality, self.data, self.mime_type)
+        return Uri(modality, str(self.url), self.mime_type)
+
+
+class RunRequest(Given):
+    """A message for an agent. Without `session_id` a new session begins."""
+
+    message: str = Field(max_length=4_000_000)
+    agent: str | None = Field(None, description="Its name; may be left out where there is only one.")
+    session_id: str | None = Id
+    user_id: str | None = Field(None, min_length=1, max_length=1024, description="For admins: on whose behalf.")
+    run_id: str | None = Field(None, min_length=1, max_length=1024, description="Your own, to make the call safe to repeat.")
+    attachments: list[Attachment] = Field([], max_length=20)
+    stream: bool = Field(False, description="Answer with server-sent events as they come.")
+    background: bool = Field(False, description="Answer at once, with the run's id.")
+    wait: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for another run of the session.")
+
+    def input(self) -> Message:
+        if not self.attachments:
+            return user(self.message)
+        return Message("user", (Text(self.message), *[it.part() for it in self.attachments]))
+
+
+RunRequest.model_fields["session_id"].default = None
+
+
+class DecisionGiven(Given):
+    """A decision on one requirement; `value` is the reason of a denial, the arguments, the fields or the result."""
+
+    requirement: str
+    outcome: Literal["approve", "deny", "answer", "supply", "retry", "cancel"]
+    value: Any = None
+
+
+class Decisions(Given):
+    decisions: list[DecisionGiven] = Field(max_length=100)
+    stream: bool = False
+    background: bool = False
+
+
+class SessionRequest(Given):
+    session_id: str | None = Field(None, min_length=1, max_length=1024)
+    user_id: str | None = Field(None, min_length=1, max_length=1024)
+    name: str | None = Field(None, max_length=1000)
+    metadata: dict[str, Any] = {}
+
+
+class SessionPatch(Given):
+    """What is left out stays as it is; null removes a name, a value of the metadata, a time to live."""
+
+    name: str | None = Field(None, max_length=1000)
+    autogenerate: bool = Field(False, description="Have the agent's model name the session from its first messages.")
+    agent: str | None = Field(None, description="With autogenerate: whose model.")
+    metadata: dict[str, Any] | None = None
+    ttl: float | None = Field(None, gt=0, lt=1e11)
+
+
+class ForkRequest(Given):
+    session_id: str | None = Field(None, min_length=1, max_length=1024)
+    at: int | None = Field(None, ge=0, le=2**53)
+    name: str | None = Field(None, max_length=1000)
+
+
+class RewindRequest(Given):
+    """One of the two: the seq that stays last, or how many of the newest messages go."""
+
+    to: int | None = Field(None, ge=0, le=2**53)
+    last: int | None = Field(None, ge=1, le=2**53)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+class MessageTold(Told):
+    """A message in the form of the OpenTelemetry GenAI schema, with its place in the log."""
+
+    seq: int
+    id: str
+    run_id: str | None
+    agent: str | None
+    time: datetime
+    role: str
+    parts: list[dict[str, Any]]
+    name: str | None = None
+
+    @classmethod
+    def of(cls, entry: Entry) -> MessageTold:
+        told = to_otel(entry.message())
+        return cls(seq=entry.seq, id=entry.id, run_id=entry.run_id, agent=entry.agent, time=moment(entry.time), **told)
+
+
+class SessionTold(Told):
+    id: str
+    user_id: str | None
+    kind: str
+    agent: str | None
+    name: str | None
+    metadata: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    counts: dict[str, float]
+    waiting: bool
+    running: bool
+    parent: str | None
+    origin: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, info: SessionInfo) -> SessionTold:
+        return cls(**msgspec.to_builtins(info))
+
+
+class SessionsTold(Told):
+    items: list[SessionTold]
+    cursor: str | None
+
+
+class RequirementTold(Told):
+    id: str
+    run_id: str
+    session_id: str
+    kind: str
+    agent: str | None
+    tool: str
+    arguments: Any
+    fields: list[dict[str, Any]]
+    expires_at: datetime | None
+
+    @classmethod
+    def of(cls, it: Requirement, session_id: str) -> RequirementTold:
+        return cls(
+            id=it.id,
+            run_id=it.run_id,
+            session_id=session_id,
+            kind=it.kind,
+            agent=it.agent,
+            tool=it.call.name,
+            arguments=it.call.arguments,
+            fields=[msgspec.to_builtins(field) for field in it.fields],
+            expires_at=None if it.expires is None else moment(it.expires),
+        )
+
+
+class RunTold(Told):
+    """What a run gave: `content` is the answer, null while there is none."""
+
+    run_id: str
+    session_id: str
+    agent: str | None
+    status: str
+    content: Any
+    error: str | None
+    requirements: list[RequirementTold]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, output: RunOutput) -> RunTold:
+        return cls(
+            run_id=output.run_id,
+            session_id=output.session_id,
+            agent=output.agent,
+            status=output.status,
+            content=plain(output.content),
+            error=output.error,
+            requirements=[RequirementTold.of(it, output.session_id) for it in output.requirements],
+            metrics=metrics(output.metrics),
+        )
+
+
+class RunBegun(Told):
+    """A run in the background: follow it at `/sessions/{session_id}/runs/{run_id}/events`."""
+
+    run_id: str
+    session_id: str
+    status: str
+
+
+class RunInfoTold(Told):
+    id: str
+    status: str
+    agent: str | None
+    attempt: int
+    started: datetime
+    ended: datetime | None
+    error: str | None
+    metrics: dict[str, Any]
+    root: str | None
+
+    @classmethod
+    def of(cls, run: RunInfo) -> RunInfoTold:
+        return cls(
+            id=run.id,
+            status=run.status,
+            agent=run.agent,
+            attempt=run.attempt,
+            started=moment(run.started),
+            ended=None if run.ended is None else moment(run.ended),
+            error=run.error,
+            metrics=metrics(run.metrics),
+            root=run.root,
+        )
+
+
+def moment(micros: int) -> datetime:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+
+
+def metrics(used: Metrics) -> dict[str, Any]:
+    """All numbers, those that are 0 too."""
+    return {name: getattr(used, name) for name in used.__struct_fields__}
+
+
+def plain(content: Any) -> Any:
+    """An answer as JSON: what is none is told as text."""
+    dump = getattr(content, "model_dump", None)
+    try:
+        return msgspec.to_builtins(dump(mode="json") if dump else content)
+    except (TypeError, ValueError):
+        return str(content)
+
+
+def event_told(event: Event) -> dict[str, Any]:
+    """The data of an event: its members, `type` among them."""
+    if isinstance(event, RunEnded):
+        return {"type": "run_ended", "number": event.number, "output": RunTold.of(event.output).model_dump(mode="json")}
+    return msgspec.to_builtins(event)
+
+
+def decision(given: DecisionGiven) -> Decision:
+    return Decision(given.requirement, given.outcome, given.value)

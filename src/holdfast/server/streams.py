@@ -1,0 +1,50 @@
+"""Server-sent events: what a run tells, under the numbers that `Last-Event-ID` names when a client comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import Request
+
+from .. import Agent
+from ..agents import Event
+from .problems import Problem, problem_of
+from .shapes import event_told
+
+PING = 15
+"""Seconds between comments that keep a silent connection open."""
+
+
+def last_seen(request: Request) -> int:
+    """The number behind which a client wants to go on: `Last-Event-ID`, or `?after=`."""
+    given = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+    if not (given.isascii() and given.isdecimal() and len(given) < 18):
+        raise Problem(422, f"Last-Event-ID {given[:40]!r} is no number of an event")
+    return int(given)
+
+
+def sent(event: Event) -> ServerSentEvent:
+    """One event of a run."""
+    data = event_told(event)
+    return ServerSentEvent(msgspec.json.encode(data).decode(), event=data["type"], id=str(event.number))
+
+
+def stream(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
+    return EventSourceResponse(events, ping=PING, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+
+
+async def followed(agent: Agent, run_id: str, session_id: str, user_id: str | None, after: int) -> AsyncIterator[ServerSentEvent]:
+    """What a run tells from behind a number on, to its end for now; an error of the store ends the stream with a `problem`."""
+    try:
+        async for event in agent.follow(run_id, session_id, user_id=user_id, after=after):
+            yield sent(event)
+    except Exception as error:  # the head of the answer has gone out: what is left is an event
+        yield failed(problem_of(error))
+
+
+def failed(problem: Problem) -> ServerSentEvent:
+    document: dict[str, Any] = problem.document()
+    return ServerSentEvent(msgspec.json.encode(document).decode(), event="problem")
