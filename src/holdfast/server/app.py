@@ -12,7 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import HoldfastError, __version__
+import holdfast
+
+from .. import HoldfastError
 from ..runtime import Runtime
 from ..runtime.settings import ServerSettings
 from .paths import SlashesInIds
@@ -34,7 +36,7 @@ def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> Fast
         await serving.going.stop(serving.settings.grace)
         await runtime.store.close()
 
-    app = FastAPI(title="Holdfast", version=__version__, lifespan=life, description="Agents and their sessions.")
+    app = FastAPI(title="Holdfast", version=holdfast.__version__, lifespan=life, description="Agents and their sessions.")
     app.state.serving = serving
     for router in ROUTERS:
         app.include_router(router)
