@@ -17,7 +17,7 @@ from ..forks import Forkable, watch_forks
 from .wordpiece import tokens
 
 _TOKENS = 256
-_AT_ONCE = 16
+_AT_ONCE = 8
 """Texts of one run of the model: a search that comes meanwhile waits for no more."""
 
 
