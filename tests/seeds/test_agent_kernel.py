@@ -5,7 +5,7 @@
 | Automatic Session Management (CLI) | A: a_terminal_that_makes_its_session_itself |
 | Descriptive session ids | each_thread_of_a_user_is_a_session, ids_that_describe |
 | Programmatic Session Creation | a_session_made_by_hand_and_a_runner |
-| Storage Backends | every_backend_keeps_it |
+| Storage Backends | every_backend_keeps_it; Redis Cluster and TLS in `tests/backends`, the table by Terraform in `tests` |
 | Session Caching, and its limitation | a_cached_session_needs_no_sticky_routing |
 | Session Data Storage | what_frameworks_keep_in_a_session |
 | Multi-Agent Sessions | one_session_and_two_agents, each_agent_has_a_state_of_its_own |

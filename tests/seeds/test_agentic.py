@@ -80,7 +80,7 @@ async def test_the_typical_components() -> None:
 
 
 async def test_a_lifecycle() -> None:
-    async with Store.open(KERNEL, ttl=0.4) as store:
+    async with Store.open(KERNEL, ttl=1.5) as store:
         session = await store.session("short")
         await session.append(user("hi"))
         before = session.info.expires_at
