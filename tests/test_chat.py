@@ -24,9 +24,9 @@ from typer.testing import CliRunner, Result
 
 from holdfast import UsageError
 from holdfast.agents import ReasoningDelta, TextDelta, ToolAnswered, ToolCalled
-from holdfast.runtime import loading
 from holdfast.cli.answers import Drawn, Tools, split
 from holdfast.cli.app import app
+from holdfast.runtime import loading
 from holdfast.sync import Session, Store
 from holdfast.testing.model_server import Answer, Call, ModelServer, Request
 

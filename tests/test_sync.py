@@ -59,7 +59,7 @@ ENGINE = {
         "twin",
         "write",
     },
-    **dict.fromkeys(("Agent", "Team", "Workflow"), {"crew", "keeps", "on"}),
+    **{name: {"crew", "keeps", "on"} for name in ("Agent", "Team", "Workflow")},
     "RunStream": {"aclose"},
     "Run": {
         "add",
