@@ -7,7 +7,22 @@ from pathlib import Path
 
 import holdfast
 
-HEAVY = {"agents", "anyio", "apsw", "boto3", "openai", "psycopg", "pydantic", "pydantic_ai", "redis", "rich", "sqlite3", "typer"}
+HEAVY = {
+    "agents",
+    "anyio",
+    "apsw",
+    "boto3",
+    "numpy",
+    "onnxruntime",
+    "openai",
+    "psycopg",
+    "pydantic",
+    "pydantic_ai",
+    "redis",
+    "rich",
+    "sqlite3",
+    "typer",
+}
 
 
 def declared() -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -291,24 +291,28 @@ class Recall:
                 break
         return hits
 
-    async def _confirmed(self, found: Iterable[tuple[float, Found]], wanted: Wanted, limit: int) -> tuple[list[Hit], bool]:
+    async def _confirmed(self, found: Sequence[tuple[float, Found]], wanted: Wanted, limit: int) -> tuple[list[Hit], bool]:
         """The first `limit` of what is found that the store has, and whether something is gone, which has left the index now."""
         hits: list[Hit] = []
-        stale = False
-        heads: dict[str, Head | None] = {}
+        stale: set[str] = set()
+        heads = await self._heads_of(list(dict.fromkeys(it.session_id for _, it in found))[:limit])
         for score, it in found:
             if len(hits) == limit:
                 break
-            key = Key(self.store.tenant, it.session_id)
             if it.session_id not in heads:
-                head = heads[it.session_id] = await self._head(key)
-                if not _shows(it.standing, head):
-                    stale = True
-                    await self._settle(key)
+                heads |= await self._heads_of([it.session_id])
             head = heads[it.session_id]
-            if head is not None and _shows(it.standing, head) and (wanted.everybody or head.user_id == wanted.user_id):
+            if head is None or not _shows(it.standing, head):
+                stale.add(it.session_id)
+            elif wanted.everybody or head.user_id == wanted.user_id:
                 hits.append(_hit(score, it, head))
-        return hits, stale
+        for name in stale:
+            await self._settle(Key(self.store.tenant, name))
+        return hits, bool(stale)
+
+    async def _heads_of(self, names: Sequence[str]) -> dict[str, Head | None]:
+        found = await asyncio.gather(*(self._head(Key(self.store.tenant, name)) for name in names))
+        return dict(zip(names, found, strict=True))
 
     # --- for agents ---
 
@@ -398,9 +402,9 @@ def _is_current(was: Standing | None, head: Head) -> bool:
     return was == Standing(head.incarnation, head.seq, head.hides, head.user_id)
 
 
-def _shows(standing: Standing, head: Head | None) -> bool:
+def _shows(standing: Standing, head: Head) -> bool:
     """Whether what was indexed at `standing` is still there: the same life, nothing hidden since, the same owner."""
-    return head is not None and (head.incarnation, head.hides, head.user_id) == (standing.incarnation, standing.hides, standing.user_id)
+    return (head.incarnation, head.hides, head.user_id) == (standing.incarnation, standing.hides, standing.user_id)
 
 
 def _fused(rankings: Sequence[Sequence[Found]], weights: Sequence[float]) -> list[tuple[float, Found]]:
