@@ -415,3 +415,5 @@ async def test_tools_that_need_people_are_for_an_engine_that_holds(memory: Store
         assert (await Agent(engine, tools=tools, store=memory).run("hi")).content == "ok"
     with pytest.raises(InvalidValue, match=r"'delegate'.*Plain.*holds"):
         Team(Plain(), members=[Agent(Plain(), name="a", store=memory)], store=memory)
+    with pytest.raises(InvalidValue, match=r"'run_workflow'.*Plain.*holds"):
+        Workflow([free], agent=Agent(Plain(), store=memory), store=memory)

@@ -11,6 +11,7 @@ from ..errors import InvalidValue, UsageError
 from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent, asynchronous
+from .engine import check_holds
 from .history import History, calls_of, results_of
 from .members import beside, in_this_life, work
 from .orders import Crew
@@ -93,6 +94,7 @@ class Workflow(Agent):
 
         it = marked(run_workflow, ToolOptions(delegates=True))
         own, theirs = self._crew, agent.crew
+        check_holds(theirs.engine, (it,))
         return msgspec.structs.replace(
             theirs,
             agent=self,
