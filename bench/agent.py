@@ -8,13 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from holdfast import Agent, History, Store
+from holdfast import Agent, History, Message, Session, Store
+from holdfast.agents import ContextProvider, Posthook, Prehook, RunContext, Summaries
+from holdfast.agents.telemetry import Telemetry
 from holdfast.backend import Commit, Create, Key
 from holdfast.entries import Entry, NewEntry
 from holdfast.ids import new_id, new_incarnation, now
@@ -27,7 +30,7 @@ STORES = {
     "SQLite": ("sqlite:///{}/full.db", False),
     "SQLite, cache_session=True": ("sqlite:///{}/cached.db", True),
 }
-KINDS = ("awaited", "streamed", "one tool call")
+KINDS = ("awaited", "streamed", "one tool call", "with everything around it")
 
 
 def answered(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -47,6 +50,27 @@ async def streamed(messages: list[ModelMessage], info: AgentInfo) -> AsyncGenera
 def find_order(order_id: str) -> str:
     """Find an order by its number."""
     return f"Order {order_id} is in Leipzig."
+
+
+class Quiet(ContextProvider):
+    """Keeps a number in its part of the session's state, and adds a line to the instructions."""
+
+    async def before_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
+        state["runs"] = state.get("runs", 0) + 1
+        context.extend_instructions(self.source_id, "Be brief.")
+
+
+class Pre(Prehook):
+    async def on_run(self, session: Session, agent: Any, requests: list[Message]) -> list[Message]:
+        session.get_volatile_cache()["asked"] = len(requests)
+        return requests
+
+
+def everything(history: History) -> dict[str, Any]:
+    """Middleware for telemetry, hooks, a provider with a state, summaries that are not due and a limit of tool calls."""
+    more = msgspec.structs.replace(history, tool_calls=8, summaries=Summaries(after=10**9))
+    around: dict[str, Any] = {"middleware": [Telemetry()], "prehooks": [Pre()], "posthooks": [Posthook()]}
+    return {"history": more, "context_providers": [Quiet("quiet")], **around}
 
 
 class Model:
@@ -93,7 +117,8 @@ class Ours:
         self._kind, self._past = kind, past
         self.model = Model()
         tools = [find_order] if kind == KINDS[2] else []
-        self._agent = Agent(self.model.model, store=Store.open(url), tools=tools, cache_session=cache, history=history)
+        options = everything(history) if kind == KINDS[3] else {"history": history}
+        self._agent = Agent(self.model.model, store=Store.open(url), tools=tools, cache_session=cache, **options)
         self._template: list[Entry] = []
         self._session = ""
         self._runs = 0
