@@ -30,7 +30,8 @@ def missing() -> MissingExtra | None:
 class MiniLM(Forkable):
     """Gives the vectors of texts, in their order: `await MiniLM()(["hello"])`. The model (23 MB) is loaded by the first text.
 
-    It works in a thread beside the event loop, one batch at a time, and takes `threads` threads for each. Raises `MissingExtra`.
+    It works in a thread beside the event loop, one batch at a time, and takes `threads` threads for each. Raises `MissingExtra`. A process
+    that forks does so before its first text: onnxruntime, once it has worked, may keep a forked child from ending by itself.
     """
 
     model = "all-MiniLM-L6-v2-onnx-int8"
