@@ -57,6 +57,11 @@ class Going:
         self._tasks[task] = run
         task.add_done_callback(lambda it: self._tasks.pop(it, None))
 
+    async def settled(self, within: float) -> None:
+        """Wait for the runs under way, for so many seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(0.0, within))
+
     async def stop(self, grace: float) -> None:
         """Begin nothing more; give the runs `grace` seconds, then let go of those that are left."""
         self.stopping = True
