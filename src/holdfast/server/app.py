@@ -19,10 +19,10 @@ from ..runtime import Runtime
 from ..runtime.settings import ServerSettings
 from .paths import SlashesInIds
 from .problems import Problem, answer
-from .routes import about, requirements, runs, sessions, state
+from .routes import about, reading, requirements, runs, sessions, state
 from .serving import Serving
 
-ROUTERS = (runs.router, sessions.router, state.router, requirements.router, about.router)
+ROUTERS = (runs.router, sessions.router, reading.router, state.router, requirements.router, about.router)
 
 
 def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> FastAPI:

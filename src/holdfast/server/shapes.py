@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .. import Entry, InvalidValue, Message, Metrics, RunInfo, SessionInfo, Text, user
 from ..agents import Decision, Event, Requirement, RunEnded, RunOutput
 from ..messages import Blob, Uri, to_otel
+from .lines import Status, status_of
 
 Id = Field(min_length=1, max_length=1024)
 _LIMIT = 200
@@ -151,10 +152,12 @@ class SessionTold(Told):
     running: bool
     parent: str | None
     origin: dict[str, Any] | None
+    status: Status = Field(description="`error`, where the last run failed, is only told with `lines`.")
+    last_line: str | None = Field(None, description="The beginning of what was said last; only with `lines`.")
 
     @classmethod
-    def of(cls, info: SessionInfo) -> SessionTold:
-        return cls(**msgspec.to_builtins(info))
+    def of(cls, info: SessionInfo, line: str | None = None, status: Status | None = None) -> SessionTold:
+        return cls(**msgspec.to_builtins(info), status=status or status_of(info), last_line=line)
 
 
 class SessionsTold(Told):
@@ -234,8 +237,9 @@ class RunInfoTold(Told):
     root: str | None
 
     @classmethod
-    def of(cls, run: RunInfo) -> RunInfoTold:
+    def of(cls, run: RunInfo, **more: Any) -> Self:
         return cls(
+            **more,
             id=run.id,
             status=run.status,
             agent=run.agent,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from starlette.requests import Request
 
 from ... import Agent, HoldfastError
 from ...agents import RunOutput
+from ...agents.following import output_of
 from ...ids import new_id, new_session_id
 from ..callers import Caller, Whoever
 from ..going import Under
 from ..paths import Whole
 from ..problems import not_found, provider_failed
+from ..reads import RunDetailTold
 from ..serving import Here, Serving
 from ..shapes import Decisions, RunBegun, RunInfoTold, RunRequest, RunTold, decision
 from ..streams import followed, last_seen, stream
@@ -71,20 +73,32 @@ async def _answered(running: Any, under: Under) -> RunTold:
 
 
 @router.get("/sessions/{session_id}/runs")
-async def runs(session_id: Whole, caller: Whoever, here: Here, last: int = 20) -> list[RunInfoTold]:
+async def runs(session_id: Whole, caller: Whoever, here: Here, last: Annotated[int, Query(ge=1, le=200)] = 20) -> list[RunInfoTold]:
     """The newest runs of a session, in the order they began."""
     session = await here.session(caller, session_id)
     return [RunInfoTold.of(it) for it in await session.runs(last=last)]
 
 
 @router.get("/sessions/{session_id}/runs/{run_id}")
-async def read_run(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> RunInfoTold:
-    """One run of a session."""
+async def read_run(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> RunDetailTold:
+    """One run of a session: what it gave, what it waits for, what it did when. A background run's answer is read here."""
     session = await here.session(caller, session_id)
-    found = await session.get_run(run_id)
+    found, log = await session.run_log(run_id)
     if found is None:
         raise not_found(f"run {run_id!r} in session {session_id!r}")
-    return RunInfoTold.of(found)
+    return RunDetailTold.detailed(found, output_of(session, found, log), log)
+
+
+@router.get("/sessions/{session_id}/timeline")
+async def timeline(session_id: Whole, caller: Whoever, here: Here, last: Annotated[int, Query(ge=1, le=50)] = 20) -> list[RunDetailTold]:
+    """As the list of runs, each in detail: for drawing when what was done, and what it took."""
+    session = await here.session(caller, session_id)
+    told: list[RunDetailTold] = []
+    for it in await session.runs(last=last):
+        found, log = await session.run_log(it.id)
+        if found is not None:
+            told.append(RunDetailTold.detailed(found, output_of(session, found, log), log))
+    return told
 
 
 @router.get("/sessions/{session_id}/runs/{run_id}/events", response_class=Response)

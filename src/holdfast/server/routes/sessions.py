@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 
 from ...entries import MESSAGE
 from ..callers import Whoever
+from ..lines import lines as newest
 from ..paths import Whole
 from ..problems import Problem, not_found
 from ..serving import Here
@@ -33,12 +34,20 @@ async def sessions(
     waiting: bool | None = None,
     updated_after: datetime | None = None,
     updated_before: datetime | None = None,
+    lines: bool = False,
 ) -> SessionsTold:
-    """A page of sessions, the newest created first; an admin's are everybody's, or those of `user_id`."""
+    """A page of sessions, the newest created first; an admin's are everybody's, or those of `user_id`.
+
+    With `lines` each comes with what was said last in it. A page may be short, even empty, before the last: go on while there is a cursor.
+    """
     wanted: dict[str, Any] = {"name": name, "parent": parent, "kind": kind, "waiting": waiting}
     wanted |= {"updated_after": updated_after, "updated_before": updated_before, "user_id": caller.acting_for(user_id)}
-    page = await here.store(caller).list(limit=limit, cursor=cursor, **wanted)
-    return SessionsTold(items=[SessionTold.of(it) for it in page.items], cursor=page.cursor)
+    store = here.store(caller)
+    page = await store.list(limit=limit, cursor=cursor, **wanted)
+    if not lines:
+        return SessionsTold(items=[SessionTold.of(it) for it in page.items], cursor=page.cursor)
+    beside = await newest(store, page.items, wanted["user_id"])
+    return SessionsTold(items=[SessionTold.of(it, *more) for it, more in zip(page.items, beside, strict=True)], cursor=page.cursor)
 
 
 @router.post("", status_code=201)
