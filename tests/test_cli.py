@@ -420,7 +420,7 @@ def test_db_migrate_makes_a_store_and_says_when_there_is_nothing_to_do() -> None
 def test_db_sweep_removes_what_has_expired_of_every_tenant(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said("db", "sweep", "-s", url) == "removed 0 expired sessions\n"
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.session.now", lambda: now() - 60_000_000)
+        patch.setattr("holdfast.handle.now", lambda: now() - 60_000_000)
         for tenant in ("default", "other"):
             with Store.open(url, tenant=tenant) as store:
                 for number in range(3):

@@ -23,6 +23,8 @@ ENGINE = [
     "transfer",
     "copying",
     "running",
+    "handle",
+    "reading",
     "session",
     "store",
 ]  # layer 2: each imports only those before it

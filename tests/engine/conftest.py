@@ -19,6 +19,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
+import holdfast.handle
 import holdfast.info
 import holdfast.running
 import holdfast.session
@@ -152,7 +153,7 @@ def ago(seconds: float) -> Generator[None]:
         return now() - int(seconds * 1_000_000)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (holdfast.info, holdfast.running, holdfast.session):
+        for module in (holdfast.handle, holdfast.info, holdfast.running, holdfast.session):
             patch.setattr(module, "now", then)
         yield
 
