@@ -193,22 +193,26 @@ class Handle:
             **parts,
         )
         outcome = await link.backend.commit(self.key, large.lightened(self.key, commit))
-        made = changes(commit) and not outcome.repeated
         self._advance(head, outcome.head)
         if act == "release":
             self._fence = None
         if detach is not None:
             self.cells.detach(detach)
-        if outcome.repeated:
-            self.cells.synced = 0  # others may have written since it was applied: the next read tells
-        elif erase is not None:
-            self.cells.synced = outcome.version - 1
-        self.cells.written(puts, outcome.version, made=made, erased=erase is not None)
+        self._written(commit, outcome)
         if staged and self._service_id is service_id:
             self._service_id = UNSET
         if outcome.snapshot is not None:
             self._learn(outcome.snapshot)
         return outcome
+
+    def _written(self, commit: Commit, outcome: Outcome) -> None:
+        """What was staged is stored, by this commit or by the one that it repeats."""
+        erased = commit.erase is not None
+        if outcome.repeated:
+            self.cells.synced = 0  # others may have written since it was applied: the next read tells
+        elif erased:
+            self.cells.synced = outcome.version - 1
+        self.cells.written(commit.puts, outcome.version, made=changes(commit) and not outcome.repeated, erased=erased)
 
     async def _write_scopes(self, id: str, *, fresh: bool) -> None:
         """What is staged on wider state goes first, under the same id: said again, the whole is still one."""
