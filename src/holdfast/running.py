@@ -50,6 +50,8 @@ class Run:
         self.root: str | None = None
         """The run that holds the session's claim on this very handle, for one that is part of it: the claim is not touched then."""
         self.ended = False
+        self.ending = False
+        """Whether its last commit is under way: that one learns by itself whether the claim has ended."""
         self.metrics: Metrics | None = None
         """What the run has used so far: stored with its end, however it ends."""
         self.counted: Metrics = Metrics()
@@ -185,6 +187,7 @@ class Run:
         **parts: Any,
     ) -> Outcome:
         """As `finish`, with more `entries` before the run's end and other `parts` as in `Commit`."""
+        self.ending = True
         time, metrics = now(), metrics or self.metrics
         event = RunEvent(FORM, status, self.attempt, metrics, error, self.window, self.root, self.place)
         added = (*self._messages(messages, time), *entries, self._event(event, time))

@@ -108,8 +108,9 @@ class Driving:
         assert task is not None
 
         def lose() -> None:
-            self._lost = True
-            task.cancel()
+            if not (self._lost or self.run.ending):  # a heartbeat that comes behind the run's own end is refused too
+                self._lost = True
+                task.cancel()
 
         self._live = Live(self.run, lose) if self.orders.detached and self.run.root is None else None
         try:
@@ -119,6 +120,8 @@ class Driving:
             if not self._lost or task.uncancel():
                 raise
         except Fenced:
+            if self._lost:
+                task.uncancel()  # a write that was under way was refused: nobody is told of the cancellation any more
             if self.run.root is not None:
                 raise
         return await self._taken_away()
