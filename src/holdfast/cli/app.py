@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 import holdfast
 
 from .. import HoldfastError, SessionExists, SessionNotFound, UsageError
-from . import copy, db, search, sessions
+from . import copy, db, keys, search, sessions
 from .chat import chat
 from .command import COMMON, CONTEXT, Terminal, command, help_alone, known_as, option
 from .output import failed
@@ -88,6 +88,7 @@ app = typer.Typer(cls=Root, **_PLAIN)
 command(app, "chat")(chat)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(db.app, name="db")
+app.add_typer(keys.app, name="keys")
 copy.register(app)
 search.register(app)
 

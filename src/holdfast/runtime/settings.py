@@ -99,12 +99,12 @@ class SessionSettings(Part, frozen=True):
 
 
 class Key(Part, frozen=True):
-    """An API key: `hash` is what `holdfast keys new` prints, the key itself is kept nowhere."""
+    """An API key: `hash` is what `holdfast keys new` prints, the key itself is kept nowhere. `tenant` None: `session.tenant`."""
 
     hash: str
     user: str | None = None
     role: Literal["user", "admin"] = "user"
-    tenant: str = "default"
+    tenant: str | None = None
 
 
 class Jwt(Part, frozen=True):
@@ -126,9 +126,15 @@ class Auth(Part, frozen=True):
     keys: list[Key] = []
     jwt: Jwt = Jwt()
 
+    @property
+    def asked(self) -> bool:
+        """Whether callers have to show who they are."""
+        return bool(self.keys or self.jwt.jwks_url)
+
 
 class Limits(Part, frozen=True):
-    """`body`: bytes of a request at most; `rate`: requests a second of one caller, in the long run; `runs`: at once, in one worker."""
+    """`body`: bytes of a request at most. `rate`: requests a second of one caller in the long run (0: any), `burst`: at once. `runs` and
+    `streams`: at once, in one worker."""
 
     body: int = 8 * 1024 * 1024
     rate: float = 50.0

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,17 +18,22 @@ import holdfast
 from .. import HoldfastError
 from ..runtime import Runtime
 from ..runtime.settings import ServerSettings
+from .callers import check_exposed
+from .guard import Guard, SafeHeaders
+from .limits import BodyLimit
+from .metrics import Observed
 from .paths import SlashesInIds
 from .problems import Problem, answer
-from .routes import about, reading, requirements, runs, sessions, state
+from .routes import about, metrics, reading, requirements, runs, sessions, state
 from .serving import Serving
 
-ROUTERS = (runs.router, sessions.router, reading.router, state.router, requirements.router, about.router)
+ROUTERS = (runs.router, sessions.router, reading.router, state.router, requirements.router, about.router, metrics.router)
 
 
 def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> FastAPI:
     """An ASGI application that serves the agents of `runtime` and their sessions."""
     serving = Serving(runtime, settings or runtime.settings.server)
+    check_exposed(serving.settings)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None]:
@@ -43,8 +49,29 @@ def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> Fast
     for kind in (HoldfastError, Problem, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]  # Starlette types all handlers by Exception
-    app.add_middleware(SlashesInIds)
+    _surround(app, serving)
     return app
+
+
+def _surround(app: FastAPI, serving: Serving) -> None:
+    """What is around every request, from the inside out."""
+    settings = serving.settings
+    app.add_middleware(BodyLimit, limit=settings.limits.body)
+    if settings.cors:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors, **_CORS)
+    if not settings.auth.asked:
+        app.add_middleware(Guard, allowed=settings.cors, refused=lambda why: serving.metrics.refused.labels(why).inc())
+    app.add_middleware(SafeHeaders)
+    app.add_middleware(Observed, here=serving)
+    app.add_middleware(SlashesInIds)
+
+
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
+    "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-API-Key"],
+    "expose_headers": ["Retry-After", "WWW-Authenticate", "Content-Disposition"],
+    "allow_credentials": False,  # a caller shows a key or a token by itself: no browser has to add anything
+}
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

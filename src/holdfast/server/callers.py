@@ -8,34 +8,66 @@ import msgspec
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from .. import UsageError
+from ..runtime.settings import ServerSettings
+from .guard import local
 from .problems import Problem
 
 Role = Literal["user", "admin"]
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """`user` None: an admin acts for nobody, a user without a name has the sessions that belong to none. `name` is for the audit."""
+    """`user`: whose sessions are seen; None for an admin, who sees those of all. `owner`: whose are those that the caller begins.
+
+    `name`: by which credentials, for the audit.
+    """
 
     user: str | None = None
+    owner: str | None = None
     tenant: str = "default"
     role: Role = "user"
     name: str = "anonymous"
+
+    def __post_init__(self) -> None:
+        if (self.user is None) != self.admin:
+            raise ValueError("a user sees the sessions of one user, an admin those of all")
 
     @property
     def admin(self) -> bool:
         return self.role == "admin"
 
     def acting_for(self, user_id: str | None) -> str | None:
-        """The user that a call names, if it may: an admin any, everybody themselves. 403 otherwise."""
+        """The user that a call names, if it may: an admin any, everybody themselves. Without one: `user`. 403 otherwise."""
         if user_id is None or user_id == self.user:
             return self.user
         if not self.admin:
             raise Problem(403, "user_id names somebody else: leave it out, your own is known from the credentials")
         return user_id
 
+    def becoming(self, user_id: str | None) -> Caller:
+        """The caller on behalf of a user, whose sessions are then all that is seen; without one, as it is. 403 as for `acting_for`."""
+        user = self.acting_for(user_id)
+        if user_id is None or not self.admin:
+            return self
+        return msgspec.structs.replace(self, user=user, owner=user, role="user")
+
 
 ANYBODY = Caller(role="admin", name="local")
-"""Who calls a server without authentication: it listens on its own machine only."""
+"""Who calls a server without authentication: it answers its own machine only."""
+
+
+def check_exposed(settings: ServerSettings) -> None:
+    """`UsageError` where strangers, or other websites, could reach a server that asks nobody for credentials."""
+    if settings.auth.asked:
+        return
+    if "*" in settings.cors:
+        raise UsageError("server.cors is open to every website and nobody is asked for credentials: list the origins that may call")
+    if local(settings.host):
+        return
+    raise UsageError(
+        f"server.host is {settings.host!r} and nobody is asked for credentials: add a key to server.auth.keys (`holdfast keys new` makes "
+        "one) or set server.auth.jwt.jwks_url, or listen on 127.0.0.1"
+    )
 
 
 async def caller(connection: HTTPConnection) -> Caller:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from sse_starlette import ServerSentEvent
 
 from .. import Agent, HoldfastError
-from ..agents import RunStream
+from ..agents import RunEnded, RunStream
+from .metrics import Metrics
 from .problems import Problem
 from .streams import followed, sent
 
@@ -30,8 +31,9 @@ class Under(NamedTuple):
 class Going:
     """The runs under way, at most `limit` of them."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
+        self._metrics = metrics
         self._tasks: dict[asyncio.Task[None], Under] = {}
         self.stopping = False
 
@@ -41,17 +43,30 @@ class Going:
     def check(self) -> None:
         """503 where no more runs can begin here."""
         if self.stopping or len(self._tasks) >= self._limit:
+            self._metrics.limited.labels("runs").inc()
             raise Problem(503, "this server has no room for another run at the moment", headers={"retry-after": "1"})
 
     def begin(self, stream: RunStream, run: Under) -> None:
         """Drive a run to its end, whoever follows it."""
-        self._keep(asyncio.create_task(_drive(stream, run, _nobody)), run)
+        self._keep(asyncio.create_task(self._drive(stream, run, _nobody)), run)
 
     def told(self, stream: RunStream, run: Under) -> AsyncIterator[ServerSentEvent]:
         """As `begin`, and what it tells, for one reader, who may go away."""
         queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
-        self._keep(asyncio.create_task(_drive(stream, run, queue.put_nowait)), run)
+        self._keep(asyncio.create_task(self._drive(stream, run, queue.put_nowait)), run)
         return _read(queue, run)
+
+    async def _drive(self, stream: RunStream, run: Under, tell: Callable[[ServerSentEvent | None], object]) -> None:
+        try:
+            async for event in stream:
+                tell(sent(event))
+                if isinstance(event, RunEnded):
+                    self._metrics.ended(event.output)
+        except Exception as error:  # it is recorded with the run; whoever follows is told of its end
+            self._metrics.failed(run.agent.name)
+            log.error("a run failed: run_id=%s session_id=%s error=%s", run.run_id, run.session_id, type(error).__name__, exc_info=error)
+        finally:
+            tell(None)
 
     def _keep(self, task: asyncio.Task[None], run: Under) -> None:
         self._tasks[task] = run
@@ -69,16 +84,6 @@ class Going:
             await asyncio.wait(self._tasks, timeout=grace)
         for task, run in list(self._tasks.items()):
             await _let_go(task, run)
-
-
-async def _drive(stream: RunStream, run: Under, tell: Callable[[ServerSentEvent | None], object]) -> None:
-    try:
-        async for event in stream:
-            tell(sent(event))
-    except Exception as error:  # it is recorded with the run; whoever follows is told of its end
-        log.error("a run failed: run_id=%s session_id=%s error=%s", run.run_id, run.session_id, type(error).__name__, exc_info=error)
-    finally:
-        tell(None)
 
 
 def _nobody(event: ServerSentEvent | None) -> None:

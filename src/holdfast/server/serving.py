@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends
@@ -11,11 +11,16 @@ from starlette.requests import HTTPConnection
 from .. import Agent, Session, Store
 from ..runtime import Runtime
 from ..runtime.settings import ServerSettings
-from .callers import ANYBODY, Caller
+from .audit import Audit
+from .callers import Caller, bearer
+from .credentials import Credentials
 from .going import Going
+from .limits import Rates, Streams, too_many
+from .metrics import Metrics
 from .problems import Problem, not_found
 
-audit_log = logging.getLogger("holdfast.audit")
+_STRANGERS = 1
+"""Requests a second without good credentials, from one address in the long run, that are answered with 401; ten times as many at once."""
 
 
 class Serving:
@@ -24,12 +29,43 @@ class Serving:
     def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
         self.runtime = runtime
         self.settings = settings
-        self.going = Going(settings.limits.runs)
+        limits = settings.limits
+        self.metrics = Metrics()
+        self.going = Going(limits.runs, self.metrics)
+        self.streams = Streams(limits.streams)
+        self.audit = Audit()
+        self._rates = Rates(limits.rate, limits.burst)
+        self._strangers = Rates(_STRANGERS, _STRANGERS * 10)
+        Credentials(settings.auth, "default")  # what makes no sense is said before anything is served
         self._stores: dict[tuple[str, bool], Store] = {}
         self._agents: dict[tuple[str, str, bool], Agent] = {}
 
+    @cached_property
+    def credentials(self) -> Credentials:
+        return Credentials(self.settings.auth, self.runtime.store.tenant)
+
     async def authenticate(self, connection: HTTPConnection) -> Caller:
-        return ANYBODY
+        """Whose request it is: 401 where it is nobody's, 429 where it is one too many."""
+        try:
+            caller = await self.credentials.caller(bearer(connection))
+        except Problem as problem:
+            raise self._refusal(connection, problem) from None
+        if self.credentials.asked and (wait := self._rates.take((caller.tenant, caller.owner or caller.name))):
+            self.metrics.limited.labels("rate").inc()
+            raise too_many(wait)
+        return caller
+
+    def _refusal(self, connection: HTTPConnection, problem: Problem) -> Problem:
+        """What a stranger is told. Whoever has good credentials is never kept out by what others try from the same address."""
+        if problem.status != 401:
+            return problem
+        self.metrics.refused.labels("credentials").inc()
+        address = connection.client.host if connection.client else None
+        if wait := self._strangers.take(address):
+            self.metrics.limited.labels("rate").inc()
+            return too_many(wait)
+        self.audit.refused(address, shown=bearer(connection) is not None)
+        return problem
 
     def store(self, caller: Caller) -> Store:
         """The store as this caller sees it: one tenant, and only an admin sees everybody's sessions."""
@@ -58,10 +94,12 @@ class Serving:
             raise not_found(f"session {session_id!r}")
         return found
 
-    def audit(self, caller: Caller, what: str, session_id: str, **more: str) -> None:
-        """Note who did something that can't be undone."""
-        facts = {"what": what, "by": caller.name, "user_id": caller.user, "tenant": caller.tenant, "session_id": session_id, **more}
-        audit_log.info(" ".join([f"{name}={value}" for name, value in facts.items()]))
+    async def owner(self, caller: Caller, session_id: str | None) -> str | None:
+        """Whose a session is on which the caller runs an agent: an admin's new ones are the admin's, others' stay theirs."""
+        if caller.owner is None or not caller.admin or session_id is None:
+            return caller.owner
+        found = await self.store(caller).get(session_id)
+        return caller.owner if found is None else found.info.user_id
 
 
 def serving(connection: HTTPConnection) -> Serving:

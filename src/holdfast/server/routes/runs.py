@@ -31,19 +31,22 @@ async def run(asked: RunRequest, caller: Whoever, here: Here, response: Response
 
     With `stream` the answer is server-sent events; a client that loses them goes on at `/sessions/{session_id}/runs/{run_id}/events`.
     """
+    caller = caller.becoming(asked.user_id)
     agent = here.agent(caller, asked.agent)
     run_id = asked.run_id or idempotency_key or new_id()
     session_id = asked.session_id or agent.session_id or _session_for(caller, idempotency_key)
-    under = Under(agent, run_id, session_id, caller.acting_for(asked.user_id))
+    under = Under(agent, run_id, session_id, await here.owner(caller, asked.session_id))
     options: dict[str, Any] = {"session_id": session_id, "user_id": under.user_id, "run_id": run_id, "wait": asked.wait}
     here.going.check()
+    if asked.stream:
+        here.streams.check()
     if asked.background:
         response.status_code = 202
         await agent.enqueue(asked.input(), session_id=session_id, user_id=under.user_id, run_id=run_id)
         return _begun(here, under)
     if asked.stream:
         return stream(here.going.told(agent.run(asked.input(), **options, stream=True, detached=True), under))
-    return await _answered(agent.run(asked.input(), **options), under)
+    return await _answered(here, agent.run(asked.input(), **options), under)
 
 
 def _session_for(caller: Caller, key: str | None) -> str:
@@ -61,14 +64,16 @@ def _begun(here: Serving, under: Under) -> RunBegun:
     return RunBegun(run_id=under.run_id, session_id=under.session_id, status="queued")
 
 
-async def _answered(running: Any, under: Under) -> RunTold:
+async def _answered(here: Serving, running: Any, under: Under) -> RunTold:
     """What the run gave; an error that isn't ours is its provider's."""
     try:
         output: RunOutput = await running
     except HoldfastError:
         raise
     except Exception as error:  # the model's client, or the agent's own code
+        here.metrics.failed(under.agent.name)
         raise provider_failed(error, run_id=under.run_id, session_id=under.session_id) from error
+    here.metrics.ended(output)
     return RunTold.of(output)
 
 
@@ -107,6 +112,7 @@ async def run_events(session_id: Whole, run_id: Whole, caller: Whoever, here: He
     session = await here.session(caller, session_id)
     if await session.get_run(run_id) is None:
         raise not_found(f"run {run_id!r} in session {session_id!r}")
+    here.streams.check()
     return stream(followed(_any(here, caller), run_id, session_id, caller.user, last_seen(request)))
 
 
@@ -123,8 +129,12 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
     options: dict[str, Any] = {"session_id": session_id, "user_id": caller.user}
     here.going.check()
     if given.stream:
+        here.streams.check()
+    for it in made:
+        here.audit(caller, it.outcome, session_id, run_id=run_id, requirement=it.requirement)
+    if given.stream:
         return stream(here.going.told(agent.continue_run(run_id, made, **options, stream=True, detached=True), under))
-    return await _answered(agent.continue_run(run_id, made, **options), under)
+    return await _answered(here, agent.continue_run(run_id, made, **options), under)
 
 
 def _agent_of(here: Serving, name: str | None) -> str | None:
@@ -138,6 +148,7 @@ async def cancel(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) 
     if await session.get_run(run_id) is None:
         raise not_found(f"run {run_id!r} in session {session_id!r}")
     await _any(here, caller).cancel_run(run_id, session_id, user_id=caller.user)
+    here.audit(caller, "cancel", session_id, run_id=run_id)
     await session.refresh()
     found = await session.get_run(run_id)
     assert found is not None

@@ -53,8 +53,8 @@ async def sessions(
 @router.post("", status_code=201)
 async def create(given: SessionRequest, caller: Whoever, here: Here) -> SessionTold:
     """Make a session; 409 where there is one with this id."""
-    store = here.store(caller)
-    user = caller.acting_for(given.user_id)
+    caller = caller.becoming(given.user_id)
+    store, user = here.store(caller), caller.owner
     if given.session_id is not None and await store.has(given.session_id, user_id=user):
         raise Problem(409, f"there is a session {given.session_id!r}: choose another id, or leave it out")
     session = await store.session(given.session_id, user_id=user)
@@ -118,7 +118,9 @@ async def fork(session_id: Whole, given: ForkRequest, caller: Whoever, here: Her
 async def rewind(session_id: Whole, given: RewindRequest, caller: Whoever, here: Here) -> dict[str, int]:
     """Go back: what comes after stays in the record, hidden; how many entries that are."""
     session = await here.session(caller, session_id)
-    return {"hidden": await session.rewind(to=given.to, last=given.last)}
+    hidden = await session.rewind(to=given.to, last=given.last)
+    here.audit(caller, "rewind", session_id, hidden=str(hidden))
+    return {"hidden": hidden}
 
 
 @router.get("/{session_id}/messages")
@@ -139,6 +141,7 @@ async def export(session_id: Whole, caller: Whoever, here: Here) -> StreamingRes
     """The whole session as JSON Lines, as `holdfast sessions import` reads it."""
     await here.session(caller, session_id)
     lines = here.store(caller).export(session_id, user_id=caller.user)
+    here.audit(caller, "export", session_id)
 
     async def body() -> AsyncIterator[bytes]:
         async for line in lines:
