@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from .. import InvalidValue
 from ..runtime.settings import Key
 from .callers import Caller
-from .hashes import hash_of
+from .hashes import hash_of, new_key
+
+__all__ = ["Keys", "hash_of", "new_key"]
 
 _HASH = re.compile("sha256:[0-9a-f]{64}")
 
