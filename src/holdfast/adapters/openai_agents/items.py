@@ -21,6 +21,8 @@ FORMAT = "openai-agents/1"
 """`Native.data` is the item."""
 FORMAT_TEXT = "openai-agents/1+text"
 """`Native.data` is a string that holds the item's JSON: for lone surrogates, which UTF-8 can't carry."""
+FORMAT_ITEMS = "openai-agents/1+items"
+"""`Native.data` is a list of items: a model's answer, which is one message of ours."""
 
 # --- from the SDK: an item as a message ------------------------------------------------------------------------------
 
@@ -36,6 +38,17 @@ def _message(item: Any, place: int) -> Message:
     native, plain = _encoded(item) or _encoded_slowly(item, place)
     role, parts = _projected(plain)
     return Message(role, tuple(parts), native=native)
+
+
+def answer_of(items: Sequence[Any]) -> Message:
+    """The items of one answer of a model as one message."""
+    each = messages_of(items)
+    if len(each) == 1:
+        return each[0]
+    natives = [it.native for it in each if it.native is not None and it.native.format == FORMAT]
+    data = b"[" + b",".join(bytes(it.data) for it in natives) + b"]"
+    whole = Native(FORMAT_ITEMS, msgspec.Raw(data)) if len(natives) == len(each) else None
+    return Message("assistant", tuple(part for it in each for part in it.parts), native=whole)
 
 
 def _encoded(item: Any) -> tuple[Native, Any] | None:
@@ -149,6 +162,26 @@ def _text_or_none(value: Any) -> str | None:
 
 
 # --- to the SDK: somebody else's message as items --------------------------------------------------------------------
+
+
+def input_of(messages: Iterable[Message]) -> list[Any]:
+    """Messages, which are valid for any provider, as the input of a run."""
+    unnamed: deque[str] = deque()
+    found: list[Any] = []
+    for place, message in enumerate(messages):
+        verbatim = verbatim_of(message.native.format, message.native.data) if message.native else None
+        found += list(items_of(message, message.id or str(place), unnamed)) if verbatim is None else verbatim
+    return found
+
+
+def verbatim_of(format: str, data: Any) -> list[Any] | None:
+    """The items that the SDK wrote in one message; None where it wrote nothing. `ValueError` where they are not readable."""
+    if format not in (FORMAT, FORMAT_TEXT, FORMAT_ITEMS):
+        return None
+    value = msgspec.json.decode(data) if isinstance(data, msgspec.Raw) else data
+    if format == FORMAT_TEXT:
+        return [json.loads(value)]
+    return list(cast("list[Any]", value)) if format == FORMAT_ITEMS else [value]
 
 
 def items_of(message: Message, entry_id: str, unnamed: deque[str]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
@@ -15,7 +14,7 @@ from ...entries import MESSAGE, SUMMARY, Entry, NewEntry
 from ...errors import Conflict, Corrupt
 from ...ids import new_id, now
 from ...messages import Message, encode_message
-from .items import FORMAT, FORMAT_TEXT, items_of, messages_of
+from .items import FORMAT, FORMAT_ITEMS, items_of, messages_of, verbatim_of
 
 
 class Item(NamedTuple):
@@ -31,7 +30,7 @@ async def values(handle: Session, most: int | None) -> list[Any]:
     entries = await _entries(handle, most)
     natives = _natives(entries)
     if natives is not None:
-        return natives
+        return natives if most is None else natives[-most:]
     found = await _widened(handle, most, entries)
     return [item.value for item in (found if most is None else _valid(found[-most:]))]
 
@@ -157,7 +156,15 @@ def _natives(entries: list[Entry]) -> list[Any] | None:
         natives = [_decode(entry.body).native for entry in entries]
     except msgspec.DecodeError:
         return None
-    return [it.data for it in natives if it is not None] if all(it is not None and it.format == FORMAT for it in natives) else None
+    found: list[Any] = []
+    for it in natives:
+        if it is None or it.format not in (FORMAT, FORMAT_ITEMS):
+            return None
+        if it.format == FORMAT:
+            found.append(it.data)
+        else:
+            found += it.data
+    return found
 
 
 def _expanded(entries: Iterable[Entry]) -> list[Item]:
@@ -165,8 +172,9 @@ def _expanded(entries: Iterable[Entry]) -> list[Item]:
     unnamed: deque[str] = deque()  # ids given to calls that had none, until their results come
     for entry in entries:
         native = _native(entry)
-        if native is not None and native.format in (FORMAT, FORMAT_TEXT):
-            found.append(Item(_verbatim(entry, native), entry, native=True))
+        verbatim = _verbatim(entry, native) if native is not None else None
+        if verbatim is not None:
+            found.extend(Item(value, entry, native=True) for value in verbatim)
         else:
             found.extend(Item(value, entry, native=False) for value in items_of(entry.message(), entry.id, unnamed))
     return found
@@ -180,11 +188,9 @@ def _native(entry: Entry) -> _Native | None:
         raise _unreadable(entry, error) from error
 
 
-def _verbatim(entry: Entry, native: _Native) -> Any:
-    if native.format == FORMAT:
-        return native.data
+def _verbatim(entry: Entry, native: _Native) -> list[Any] | None:
     try:
-        return json.loads(native.data)
+        return verbatim_of(native.format, native.data)
     except (ValueError, TypeError) as error:
         raise _unreadable(entry, error) from error
 
