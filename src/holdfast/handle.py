@@ -216,7 +216,7 @@ class Handle:
 
     async def _write_scopes(self, id: str, *, fresh: bool) -> None:
         """What is staged on wider state goes first, under the same id: said again, the whole is still one."""
-        for record in self._scopes.values():
+        for record in list(self._scopes.values()):  # a tool beside this one may ask for another meanwhile
             if record.cells.pending():
                 await record.write(id=id, fresh=fresh)
 

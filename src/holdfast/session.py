@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 from msgspec import UNSET
@@ -130,12 +130,17 @@ class Session(Readings):
         It has a record and a version of its own. What is set on it is written with this session's next commit, right before it and under
         the same commit id; `increment`, `append` and `set_if` at once. `clear` of the session leaves it alone.
         """
-        if isinstance(record := self._scopes.get(scope), Session):
-            with suppress(SessionGone, SessionNotFound):  # deleted: another begins
-                await record.refresh()
-                return record.state
+        known = self._scopes.get(scope)
+        if isinstance(known, Session):
+            with suppress(SessionGone):  # deleted: another begins
+                with suppress(SessionNotFound):  # there is none yet: what is set on it is its first write
+                    await known.refresh()
+                return known.state
         head = self._head
-        self._scopes[scope] = record = await Session.of_scope(scope, self.user_id or (head.user_id if head else None), self._linked)
+        record = await Session.of_scope(scope, self.user_id or (head.user_id if head else None), self._linked)
+        if (other := self._scopes.get(scope)) is not known:  # a tool beside this one was first: one record is written, and holds both's
+            return cast("Session", other).state
+        self._scopes[scope] = record
         return record.state
 
     @classmethod

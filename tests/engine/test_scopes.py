@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +178,36 @@ def test_the_blocking_form(tmp_path: Path) -> None:
         app["k"] = 1
         app.commit()
         assert (dict(store.scope("user", user_id="ada")), dict(session.scope("app"))) == ({"theme": "dark", "n": 1}, {"k": 1})
+
+
+async def test_tools_that_work_side_by_side_write_one_record(store: Store) -> None:
+    session = await store.session("a", user_id="ada")
+
+    async def work(key: str) -> None:
+        (await session.scope("user"))[key] = True
+
+    await asyncio.gather(work("one"), work("two"))
+    await work("three")
+    await session.commit()
+    assert dict(await store.scope("user", user_id="ada")) == {"one": True, "two": True, "three": True}
+
+
+async def test_another_scope_may_be_asked_for_in_the_middle_of_a_commit() -> None:
+    wrapped = InTheMiddle(MemoryBackend())
+    session = await Store(wrapped).session("a", user_id="ada")
+    (await session.scope("user"))["theme"] = "dark"
+    wrapped.then = lambda: session.scope("app")
+    assert await session.append(user("hi")) > 1
+
+
+class InTheMiddle(Wrapper):
+    """Does something in the middle of the first commit from now on."""
+
+    then: Callable[[], Awaitable[Any]] | None = None
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        outcome = await super().commit(key, commit)
+        if (then := self.then) is not None:
+            self.then = None
+            await then()
+        return outcome
