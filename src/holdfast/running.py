@@ -233,8 +233,9 @@ class Run:
 
 
 async def cancel(session: Session, run_id: str, status: str = CANCELLED) -> bool:
-    """Record a run as cancelled (or as `status`) and end its claim, whoever drives it; False for one that is over.
+    """Record a run as cancelled and end its claim, whoever drives it; False for one that is over.
 
+    As interrupted, with that `status`: False for one that waits too, which nobody has a claim for.
     Its driver may write no more: it learns so from its next commit or heartbeat. `UsageError` for a run there is none of, or a part of one.
     """
     patience = Patience(WAIT)
@@ -244,8 +245,9 @@ async def cancel(session: Session, run_id: str, status: str = CANCELLED) -> bool
             raise UsageError(f"there is no run {run_id!r} in {session.key}: nothing to cancel")
         if run.root is not None and run.status == RUNNING:
             raise UsageError(f"run {run_id!r} of {session.key} is part of run {run.root!r}: cancel that one")
-        if run.status not in (RUNNING, PAUSED, INTERRUPTED, QUEUED):
-            return False
+        under_way = run.status in (RUNNING, INTERRUPTED)
+        if not under_way and (status == INTERRUPTED or run.status not in (PAUSED, QUEUED)):
+            return False  # it is over, or nobody drives it that could let go of it
         try:
             await _ended(session, run, status)
         except (Conflict, Fenced) as moved:  # it went on meanwhile, or came to its end

@@ -313,7 +313,7 @@ class Session(Readings):
         return await cancel(self, check_id(run_id, "run id"))
 
     async def release_run(self, run_id: str) -> bool:
-        """Let go of a run that is under way, so that another process can go on with it at once; False for one that is over.
+        """Let go of a run that is under way, so that another process can go on with it at once; False for one that is not.
 
         It reads as interrupted, its driver may write no more, and stops. `UsageError` for a run that isn't there, or is a part of another.
         """

@@ -34,7 +34,7 @@ from holdfast.agents import (
     tool,
 )
 from holdfast.agents.sequence import Place, behind
-from holdfast.runs import CANCELLED, ERROR, PAUSED
+from holdfast.runs import CANCELLED, ERROR, PAUSED, QUEUED
 from holdfast.testing.model_server import Answer, Call, call
 
 from .conftest import Models, output_of, statuses, texts, there, told, until
@@ -386,3 +386,21 @@ async def test_a_run_that_is_let_go_of_is_gone_on_with_at_once(chat: Models, fil
     held.set()
     rest = await followed(agent, "r", seen[-1].number)
     assert [type(event) for event in rest] == [RunStarted, TextDelta, RunEnded]
+
+
+async def test_what_waits_is_not_let_go_of(chat: Models, store: Store) -> None:
+    """A server that stops lets go of all it has: what has paused just then goes on waiting, what is queued stays queued."""
+
+    @tool(confirm=True)
+    def pay() -> str:
+        return "paid"
+
+    agent = chat.agent([call("pay"), "done", "later"], tools=[pay], store=store)
+    paused = await agent.run("pay", session_id="s")
+    queued = await agent.enqueue("and then", session_id="s")
+    session = await there(agent, "s")
+    assert [await session.release_run(id) for id in (paused.run_id, queued)] == [False, False]
+    assert await statuses(session) == [PAUSED, QUEUED]
+    assert [it.run_id async for _, it in store.requirements()] == [paused.run_id]
+    assert (await agent.continue_run(paused, [paused.requirements[0].approve()])).content == "done"
+    assert (await agent.continue_run(queued, session_id="s")).content == "later"
