@@ -24,10 +24,10 @@ from .limits import BodyLimit
 from .metrics import Observed
 from .paths import SlashesInIds
 from .problems import Problem, answer
-from .routes import about, metrics, reading, requirements, runs, sessions, state
+from .routes import about, metrics, reading, requirements, runs, sessions, state, tails
 from .serving import Serving
 
-ROUTERS = (runs.router, sessions.router, reading.router, state.router, requirements.router, about.router, metrics.router)
+ROUTERS = (runs.router, sessions.router, reading.router, state.router, tails.router, requirements.router, about.router, metrics.router)
 
 
 def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> FastAPI:

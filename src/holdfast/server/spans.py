@@ -1,11 +1,11 @@
 """What a run did and when, for a timeline: each question to the model, each call of a tool, each wait for people.
 
-The times are those of the entries: a call begins when it is stored, and ends when its result is.
+The times are those of the entries: a call begins when it is stored (or let go on with, where it was held), and ends when its result is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -15,8 +15,6 @@ from ..runs import PAUSED, QUEUED, RUNNING, RunEvent, event_of
 from .shapes import Told, moment
 
 SpanKind = Literal["queued", "model", "tool", "waiting"]
-
-
 _STARTS: dict[str, SpanKind] = {RUNNING: "model", PAUSED: "waiting", QUEUED: "queued"}
 
 
@@ -36,63 +34,55 @@ def spans(log: Sequence[Entry]) -> list[SpanTold]:
     told = _Telling()
     for entry in log:
         told.take(entry)
-    return sorted(told.spans, key=lambda it: it.started)
+    return told.spans
 
 
 class _Telling:
     def __init__(self) -> None:
         self.spans: list[SpanTold] = []
         self._attempt = 0
-        self._since: tuple[SpanKind, int] | None = None
-        self._calls: dict[str | None, int] = {}
+        self._now: SpanTold | None = None
+        self._calls: dict[str | None, SpanTold] = {}
 
     def take(self, entry: Entry) -> None:
         if entry.kind == RUN:
             self._moved(event_of(entry), entry.time)
-        elif entry.kind == MESSAGE and entry.message().role == "assistant":
-            self._said(entry)
         elif entry.kind == MESSAGE:
-            self._answered(entry)
+            for part in entry.message().parts:
+                if isinstance(part, ToolResult):
+                    self._answered(part, entry.time)
+            if entry.message().role == "assistant":
+                self._said([it for it in entry.message().parts if isinstance(it, ToolCall)], entry.time)
 
     def _moved(self, event: RunEvent, time: int) -> None:
         self._close(time)
         self._attempt = event.attempt
-        if event.status == RUNNING and self._calls:  # they were held until now
-            for place in self._calls.values():
-                self.spans[place].started, self.spans[place].attempt = moment(time), event.attempt
+        if event.status == PAUSED:  # these calls are held
+            self.spans = [it for it in self.spans if not any(it is held for held in self._calls.values())]
+        if event.status == RUNNING and self._calls:
+            self._calls = {id: self._add("tool", it.name, id, time) for id, it in self._calls.items()}
         elif event.status in _STARTS:
-            self._open(_STARTS[event.status], time)
+            self._now = self._add(_STARTS[event.status], None, None, time)
         else:
             self._calls = {}
 
-    def _said(self, entry: Entry) -> None:
-        self._close(entry.time, "model")
-        for call in _calls(entry):
-            self._calls[call.id] = len(self.spans)
-            self._add("tool", call.name, call.id, entry.time)
+    def _said(self, calls: list[ToolCall], time: int) -> None:
+        if self._now is not None and self._now.kind == "model":
+            self._close(time)
+        self._calls |= {call.id: self._add("tool", call.name, call.id, time) for call in calls}
 
-    def _answered(self, entry: Entry) -> None:
-        for it in entry.message().parts:
-            place = self._calls.pop(it.id, None) if isinstance(it, ToolResult) else None
-            if place is not None:
-                self.spans[place].ended = moment(entry.time)
-                if not self._calls:
-                    self._open("model", entry.time)
+    def _answered(self, result: ToolResult, time: int) -> None:
+        call = self._calls.pop(result.id, None)
+        if call is not None:
+            call.ended = moment(time)
+        if call is not None and not self._calls and self._now is None:
+            self._now = self._add("model", None, None, time)
 
-    def _open(self, kind: SpanKind, time: int) -> None:
-        self._since = kind, len(self.spans)
-        self._add(kind, None, None, time)
-
-    def _add(self, kind: SpanKind, name: str | None, call: str | None, time: int) -> None:
+    def _add(self, kind: SpanKind, name: str | None, call: str | None, time: int) -> SpanTold:
         self.spans.append(SpanTold(kind=kind, name=name, call=call, attempt=self._attempt, started=moment(time), ended=None))
+        return self.spans[-1]
 
-    def _close(self, time: int, kind: SpanKind | None = None) -> None:
-        """End what goes on, if it is of this kind."""
-        if self._since is None or kind not in (None, self._since[0]):
-            return
-        self.spans[self._since[1]].ended = moment(time)
-        self._since = None
-
-
-def _calls(entry: Entry) -> Iterator[ToolCall]:
-    return (it for it in entry.message().parts if isinstance(it, ToolCall))
+    def _close(self, time: int) -> None:
+        if self._now is not None:
+            self._now.ended = moment(time)
+            self._now = None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 
-from .. import Agent
+from .. import Agent, Store
 from ..agents import Event
 from .problems import Problem, problem_of
 from .shapes import event_told
+from .tails import Position, run_told, session_told
 
 PING = 15
 """Seconds between comments that keep a silent connection open."""
@@ -39,10 +41,32 @@ def stream(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
 async def followed(agent: Agent, run_id: str, session_id: str, user_id: str | None, after: int) -> AsyncIterator[ServerSentEvent]:
     """What a run tells from behind a number on, to its end for now; an error of the store ends the stream with a `problem`."""
     try:
-        async for event in agent.follow(run_id, session_id, user_id=user_id, after=after):
-            yield sent(event)
+        async with aclosing(run_told(agent.store, run_id, session_id, user_id, after)) as events:
+            async for event in events:
+                yield sent(event)
     except Exception as error:  # the head of the answer has gone out: what is left is an event
         yield failed(problem_of(error))
+
+
+async def tailed(store: Store, session_id: str, user_id: str | None, position: Position | None) -> AsyncIterator[ServerSentEvent]:
+    """What happens in a session, until it is gone or the client is."""
+    try:
+        async with aclosing(session_told(store, session_id, user_id, position)) as events:
+            async for it in events:
+                yield ServerSentEvent(it.data, event=it.name, id=it.id)
+    except Exception as error:
+        yield failed(problem_of(error))
+
+
+def position(request: Request) -> Position | None:
+    """Where a client wants to go on in a session: `Last-Event-ID`, or `?after=`; None where it says nothing."""
+    given = request.headers.get("last-event-id") or request.query_params.get("after")
+    if given is None:
+        return None
+    found = Position.parse(given)
+    if found is None:
+        raise Problem(422, f"Last-Event-ID {given[:80]!r} is none that this server gave")
+    return found
 
 
 def failed(problem: Problem) -> ServerSentEvent:

@@ -1,0 +1,27 @@
+"""What happens, as it happens: the tail of a session, and of all sessions of a caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from starlette.requests import Request
+
+from ..callers import Whoever
+from ..paths import Whole
+from ..serving import Here
+from ..streams import position, stream, tailed
+
+router = APIRouter(tags=["events"])
+
+
+@router.get("/sessions/{session_id}/events", response_class=Response)
+async def session_events(session_id: Whole, caller: Whoever, here: Here, request: Request) -> Any:
+    """What happens in a session, as server-sent events, from behind `Last-Event-ID` on (`?after=` a seq), or from now on.
+
+    `entry`: a record of the log as it is stored, each once and in order. `session`: the session itself, at the beginning and whenever
+    something about it is different. `partial`: what a run says before it is stored; with `start` it takes the place of what was told
+    of it before, and its entry takes its own. `cleared`: all of before is gone. `gone`: so is the session, or it is another's now.
+    """
+    await here.session(caller, session_id)
+    return stream(tailed(here.store(caller), session_id, caller.user, position(request)))
