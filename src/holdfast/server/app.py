@@ -20,6 +20,7 @@ from ..runtime import Runtime
 from ..runtime.settings import ServerSettings
 from .callers import check_exposed
 from .guard import Guard, SafeHeaders
+from .inbox import add_inbox
 from .limits import BodyLimit
 from .metrics import Observed
 from .paths import SlashesInIds
@@ -46,6 +47,8 @@ def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> Fast
     app.state.serving = serving
     for router in ROUTERS:
         app.include_router(router)
+    if serving.settings.inbox:
+        add_inbox(app)
     for kind in (HoldfastError, Problem, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]  # Starlette types all handlers by Exception

@@ -1,0 +1,265 @@
+// One conversation: read from the log, followed live, written to. What is shown is the log and what is being said right now, nothing else.
+
+import { download, follow, get, patch, post, remove, seg } from "./api.js";
+import { Approvals } from "./approvals.js";
+import { Composer } from "./composer.js";
+import { askText, confirm, toast } from "./dialogs.js";
+import { clean, el, fill, oneLine, perFrame, settled } from "./dom.js";
+import { title } from "./format.js";
+import { WORDS, statusOf } from "./list.js";
+import { Live } from "./live.js";
+import { Turns, pathOf } from "./turns.js";
+
+const PAGE = 100;
+const NEAR = 120;
+
+export class Conversation {
+  /** `hears`: `changed(session)`, `gone(id)`, `open(id)`, `back()`, `panel()`. */
+  constructor(id, known, hears) {
+    Object.assign(this, { id, hears, session: known ?? null, first: null, more: false, ended: false });
+    this.turns = new Turns({ actions: (entry) => this.actions(entry), user: () => this.session?.user_id });
+    this.live = new Live({ onGrow: () => this.stick(), onCancel: (run) => this.cancel(run), agent: () => this.session?.agent });
+    this.approvals = new Approvals(id, { onDecided: () => this.look() });
+    this.composer = new Composer({
+      draft: id,
+      target: () => ({ session_id: id, ...(this.session?.agent ? { agent: this.session.agent } : {}), ...asOwner(this.session) }),
+      onSend: (sent) => (this.live.pending(sent), this.toEnd()),
+      onSent: (sent, answer) => this.live.accepted(sent, answer),
+      onFailed: (sent, problem) => this.live.refused(sent, problem, () => this.composer.deliver(sent)),
+    });
+    this.build();
+    this.soon = settled(() => this.look(), 60);
+    this.load();
+  }
+
+  build() {
+    this.head = el("header.bar");
+    this.older = el("div.older");
+    this.log = el("div.log", { role: "log", "aria-label": "Conversation", tabindex: "0" }, this.older, this.turns.box, this.live.box, this.approvals.box);
+    this.log.addEventListener("scroll", perFrame(() => this.scrolled()), { passive: true });
+    this.down = el("button.down", { type: "button", hidden: true, title: "To the newest", "aria-label": "To the newest", onclick: () => this.toEnd() }, "↓");
+    this.lost = el("p.lost", { role: "status", hidden: true }, "The connection is lost; trying again…");
+    this.box = el("section.conversation", { "aria-label": "Conversation" }, this.head, this.lost, this.log, el("div.foot", this.down, this.composer.box));
+    this.drawHead();
+  }
+
+  close() {
+    this.closed = true;
+    this.tail?.stop();
+    this.approvals.close();
+  }
+
+  // --- the bar ---
+
+  drawHead() {
+    const session = this.session;
+    const status = session ? statusOf(session) : "idle";
+    const action = (text, about, act) => el("button.quiet", { type: "button", title: about, disabled: !session, onclick: act }, text);
+    fill(
+      this.head,
+      el("button.icon.back", { type: "button", "aria-label": "Back to the list", onclick: () => this.hears.back() }, "‹"),
+      el("h1", el("button.name", { type: "button", title: "Rename (r)", dir: "auto", onclick: () => this.rename() }, session ? title(session) : "…")),
+      status !== "idle" && el(`span.status.${status}`, el("i.dot"), WORDS[status]),
+      el("span.gap"),
+      el("div.actions", action("Fork", "Fork (f)", () => this.fork()), action("Export", "Export (e)", () => this.export()), action("Delete", "Delete (#)", () => this.delete())),
+      el("button.icon.aside", { type: "button", title: "Runs, what was sent, state, info (i)", "aria-label": "Details", onclick: () => this.hears.panel() }, "◨"),
+    );
+    document.title = session ? `${title(session)} – Holdfast` : "Holdfast";
+  }
+
+  // --- reading ---
+
+  async load() {
+    try {
+      const [session, entries] = await Promise.all([get(pathOf(this.id)), get(pathOf(this.id, "entries"), { limit: PAGE })]);
+      if (this.closed) return;
+      this.took(session);
+      this.show(entries);
+      this.toEnd();
+      this.look();
+      this.listen(Math.max(0, ...entries.items.map((it) => it.seq)));
+    } catch (problem) {
+      this.failed(problem);
+    }
+  }
+
+  show({ items, more }) {
+    this.first = items[0]?.seq ?? null;
+    this.more = more;
+    this.turns.add(items);
+    this.live.takeAll(items, this.session.running);
+    if (!items.length) fill(this.older, el("p.begin", "Nothing was said yet."));
+    else this.drawOlder();
+  }
+
+  drawOlder() {
+    fill(this.older, this.more ? el("button.quiet", { type: "button", onclick: () => this.loadOlder() }, "Load older") : el("p.begin", "The beginning"));
+  }
+
+  failed(problem) {
+    if (this.closed) return;
+    const text = problem.status === 404 ? "This conversation does not exist, or is somebody else's." : problem.message;
+    const again = problem.status !== 404 && el("button.plain", { type: "button", onclick: () => (fill(this.older), this.load()) }, "Try again");
+    fill(this.older, el("div.failed", { role: "alert" }, el("p", text), again));
+  }
+
+  async loadOlder() {
+    if (this.loading || !this.more || this.first === null) return;
+    this.loading = true;
+    try {
+      const { items, more } = await get(pathOf(this.id, "entries"), { limit: PAGE, before: this.first });
+      const below = this.log.scrollHeight - this.log.scrollTop;
+      this.first = items[0]?.seq ?? this.first;
+      this.more = more;
+      this.turns.addBefore(items);
+      this.drawOlder();
+      this.log.scrollTop = this.log.scrollHeight - below;
+    } catch (problem) {
+      toast(problem.message, { bad: true });
+    }
+    this.loading = false;
+  }
+
+  scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.log;
+    this.atEnd = scrollHeight - scrollTop - clientHeight < NEAR;
+    this.down.hidden = this.atEnd;
+    if (scrollTop < 300) this.loadOlder();
+  }
+
+  stick() {
+    if (this.atEnd !== false) this.toEnd();
+  }
+
+  toEnd() {
+    this.atEnd = true;
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  // --- live ---
+
+  listen(after) {
+    this.tail?.stop();
+    const onEvent = (name, data) => this.closed || this.heard(name, data);
+    this.tail = follow(`${pathOf(this.id, "events")}?after=${after}`, { onEvent, onState: (state, problem) => this.state(state, problem) });
+  }
+
+  state(state, problem) {
+    if (this.closed) return;
+    this.lost.hidden = state === "live";
+    if (state === "ended") problem.status === 404 || problem.status === 410 ? this.hears.gone(this.id) : (this.lost.textContent = problem.message);
+  }
+
+  heard(name, data) {
+    if (name === "entry") this.entry(data);
+    else if (name === "partial") this.live.said(data);
+    else if (name === "session") this.moved(data);
+    else if (name === "cleared") this.hears.open(this.id, { anew: true });
+    else if (name === "gone") this.hears.gone(this.id);
+  }
+
+  /** The session itself is different; where something of it was hidden, it is read anew. */
+  moved(session) {
+    const before = this.hides ?? session.hides;
+    this.hides = session.hides;
+    if (before !== session.hides) return this.hears.open(this.id, { anew: true });
+    this.took(session);
+    this.soon();
+  }
+
+  entry(entry) {
+    if (entry.hidden) return;
+    if (this.older.querySelector(".begin") && this.first === null) fill(this.older);
+    this.first ??= entry.seq;
+    this.turns.add([entry]);
+    this.live.take(entry);
+    this.stick();
+    this.soon();
+  }
+
+  /** The session as it is now, and what it waits for. */
+  async look() {
+    try {
+      const [session, open] = await Promise.all([get(pathOf(this.id)), get(pathOf(this.id, "requirements"))]);
+      if (this.closed) return;
+      this.took(session);
+      this.approvals.show(open);
+      this.stick();
+    } catch (problem) {
+      if (problem.status === 404) this.hears.gone(this.id);
+    }
+  }
+
+  took(session) {
+    this.session = { ...this.session, ...session };
+    this.drawHead();
+    this.hears.changed(this.session);
+  }
+
+  // --- what can be done ---
+
+  actions(entry) {
+    const fork = el("button.quiet", { type: "button", title: "A new conversation with all up to here", onclick: () => this.fork(entry.seq) }, "Fork");
+    const rewind = el("button.quiet", { type: "button", title: "Go back: what comes after is hidden", onclick: () => this.rewind(entry.seq) }, "Rewind");
+    const copy = el("button.quiet.copy", { type: "button", data: { copy: clean(textOf(entry)) } }, "Copy");
+    return el("span.does", copy, fork, rewind);
+  }
+
+  async doing(act, said) {
+    try {
+      await act();
+      if (said) toast(said);
+    } catch (problem) {
+      toast(problem.message, { bad: true });
+    }
+  }
+
+  async rename() {
+    const more = (close) => el("button.quiet", { type: "button", onclick: () => close(AUTO) }, "Let the agent name it");
+    const name = await askText("Rename", { value: this.session?.name ?? "", label: "Name", does: "Rename", more });
+    if (name === null) return;
+    await this.doing(async () => this.took(await patch(pathOf(this.id), name === AUTO ? { autogenerate: true } : { name: name.trim() || null })));
+  }
+
+  fork(at) {
+    return this.doing(async () => {
+      const name = this.session.name ? { name: `${this.session.name} (fork)`.slice(0, 1000) } : {};
+      const made = await post(pathOf(this.id, "fork"), at === undefined ? name : { at, ...name });
+      this.hears.changed(made);
+      this.hears.open(made.id);
+    }, "Forked: this is the copy");
+  }
+
+  async rewind(to) {
+    if (!(await confirm("Rewind to here?", "What comes after leaves the conversation. It stays in the record, hidden.", "Rewind"))) return;
+    await this.doing(async () => {
+      const { hidden } = await post(pathOf(this.id, "rewind"), { to });
+      this.hears.open(this.id, { anew: true });
+      toast(`${hidden} hidden`);
+    });
+  }
+
+  export() {
+    return this.doing(async () => {
+      const url = URL.createObjectURL(await download(pathOf(this.id, "export")));
+      el("a", { href: url, download: `${(this.session.name || this.id).replace(/[^\p{L}\p{N}._-]+/gu, "-").slice(0, 80)}.jsonl` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    }, "Exported");
+  }
+
+  async delete() {
+    if (!(await confirm("Delete this conversation?", `“${oneLine(title(this.session))}”: its history, state and files are gone for good.`, "Delete"))) return;
+    await this.doing(async () => {
+      await remove(pathOf(this.id));
+      this.hears.gone(this.id);
+    }, "Deleted");
+  }
+
+  cancel(run) {
+    return this.doing(() => post(pathOf(this.id, "runs", seg(run), "cancel"), {}));
+  }
+}
+
+const AUTO = Symbol("autogenerate");
+const asOwner = (session) => (session?.user_id ? { user_id: session.user_id } : {});
+const textOf = (entry) => entry.data.parts.filter((it) => it.type === "text").map((it) => it.content).join("\n");

@@ -1,0 +1,213 @@
+// The conversations, newest first. Only the rows in sight are in the document, only the pages that were reached are fetched.
+
+import { get } from "./api.js";
+import { el, fill, oneLine, perFrame } from "./dom.js";
+import { older, time, title } from "./format.js";
+
+export const ROW = 72;
+const BEYOND = 6;
+const PAGE = 100;
+const AHEAD = 60;
+
+export const WORDS = { running: "running", waiting: "waits for you", error: "failed", idle: "" };
+
+/** `running`, `waiting`, `error` or `idle`. */
+export const statusOf = (session) => session.status ?? (session.waiting ? "waiting" : session.running ? "running" : "idle");
+
+export class List {
+  /** `onOpen(session)`: a person wants to see it. */
+  constructor({ onOpen, onCount = () => {} }) {
+    this.onOpen = onOpen;
+    this.onCount = onCount;
+    this.rows = new Map();
+    this.space = el("div.space");
+    this.note = el("div.note", { role: "status" });
+    this.box = el("div.list", { role: "listbox", tabindex: "0", "aria-label": "Conversations" }, this.space, this.note);
+    this.draw = perFrame(() => this.drawNow());
+    this.box.addEventListener("scroll", this.draw, { passive: true });
+    new ResizeObserver(this.draw).observe(this.box);
+    setInterval(() => older(this.space), 30_000);
+    this.openId = null;
+    this.start({});
+  }
+
+  /** Begin anew with this filter: `waiting`, `user_id`, `name`. */
+  start(filter) {
+    this.filter = filter;
+    this.round = (this.round ?? 0) + 1;
+    Object.assign(this, { items: [], places: new Map(), cursor: undefined, problem: null, loading: false, at: 0 });
+    this.clearRows();
+    this.box.scrollTop = 0;
+    this.more();
+  }
+
+  clearRows() {
+    for (const row of this.rows.values()) row.node.remove();
+    this.rows.clear();
+  }
+
+  get done() {
+    return this.cursor === null;
+  }
+
+  async more() {
+    if (this.loading || this.done) return;
+    const round = this.round;
+    this.loading = true;
+    this.problem = null;
+    this.draw();
+    try {
+      const page = await get("sessions", { ...this.filter, limit: PAGE, lines: true, cursor: this.cursor });
+      if (round !== this.round) return;
+      this.cursor = page.cursor ?? null;
+      page.items.forEach((it) => this.places.has(it.id) || this.push(it));
+    } catch (problem) {
+      if (round !== this.round) return;
+      this.problem = problem;
+    }
+    this.loading = false;
+    this.onCount(this.items.length, this.done);
+    this.draw();
+  }
+
+  push(session) {
+    this.places.set(session.id, this.items.length);
+    this.items.push(session);
+  }
+
+  /** A session is as it is now: its row says so; one that was not known comes first. */
+  update(session) {
+    const place = this.places.get(session.id);
+    if (!this.fits(session)) return place !== undefined && this.gone(session.id);
+    if (place === undefined) this.insert(session);
+    else this.items[place] = { ...this.items[place], ...session };
+    this.draw();
+  }
+
+  fits(session) {
+    const { waiting, user_id, name, q } = this.filter;
+    return !(waiting && !session.waiting) && !(user_id && session.user_id !== user_id) && (!(name || q) || this.places.has(session.id));
+  }
+
+  insert(session) {
+    if (this.loading && this.items.length === 0) return;
+    this.items.unshift(session);
+    this.number();
+    if (this.at > 0 || this.items.length > 1) this.at = Math.min(this.items.length - 1, this.at + 1);
+    if (this.box.scrollTop > 0) this.box.scrollTop += ROW;
+  }
+
+  gone(id) {
+    const place = this.places.get(id);
+    if (place === undefined) return;
+    this.items.splice(place, 1);
+    this.number();
+    this.at = Math.max(0, Math.min(this.at - (place < this.at ? 1 : 0), this.items.length - 1));
+    this.draw();
+  }
+
+  number() {
+    this.places = new Map(this.items.map((it, place) => [it.id, place]));
+  }
+
+  /** What is known of a session without asking. */
+  known(id) {
+    return this.items[this.places.get(id)];
+  }
+
+  /** This one is open. */
+  mark(id) {
+    this.openId = id;
+    if (this.places.has(id)) this.at = this.places.get(id);
+    this.draw();
+  }
+
+  /** One down (1) or up (-1). */
+  move(by) {
+    if (!this.items.length) return;
+    this.at = Math.max(0, Math.min(this.items.length - 1, this.at + by));
+    const top = this.at * ROW;
+    const { scrollTop, clientHeight } = this.box;
+    if (top < scrollTop) this.box.scrollTop = top;
+    else if (top + ROW > scrollTop + clientHeight) this.box.scrollTop = top + ROW - clientHeight;
+    this.box.classList.add("walked");
+    this.drawNow();
+  }
+
+  openCurrent() {
+    const session = this.items[this.at];
+    if (session) this.onOpen(session);
+  }
+
+  // --- drawing ---
+
+  drawNow() {
+    const { scrollTop, clientHeight } = this.box;
+    const first = Math.max(0, Math.floor(scrollTop / ROW) - BEYOND);
+    const last = Math.min(this.items.length, Math.ceil((scrollTop + clientHeight) / ROW) + BEYOND);
+    this.space.style.height = `${this.items.length * ROW}px`;
+    this.drawRows(first, last);
+    this.drawNote();
+    const current = this.rows.get(this.items[this.at]?.id);
+    if (current) this.box.setAttribute("aria-activedescendant", current.node.id);
+    else this.box.removeAttribute("aria-activedescendant");
+    if (last > this.items.length - AHEAD && !this.problem) this.more();
+  }
+
+  drawRows(first, last) {
+    const seen = new Set();
+    for (let place = first; place < last; place++) {
+      const session = this.items[place];
+      seen.add(session.id);
+      this.drawRow(session, place);
+    }
+    for (const [id, row] of this.rows) if (!seen.has(id)) (row.node.remove(), this.rows.delete(id));
+  }
+
+  drawRow(session, place) {
+    let row = this.rows.get(session.id);
+    if (row?.session !== session) {
+      const node = rowOf(session);
+      node.id = row?.node.id ?? `row-${(this.numbered = (this.numbered ?? 0) + 1)}`;
+      node.addEventListener("click", () => ((this.at = this.places.get(session.id) ?? this.at), this.onOpen(session)));
+      row ? row.node.replaceWith(node) : this.space.append(node);
+      row = { node, session };
+      this.rows.set(session.id, row);
+    }
+    row.node.style.transform = `translateY(${place * ROW}px)`;
+    row.node.setAttribute("aria-posinset", place + 1);
+    row.node.setAttribute("aria-setsize", this.done ? this.items.length : -1);
+    row.node.setAttribute("aria-selected", session.id === this.openId);
+    row.node.classList.toggle("current", place === this.at);
+  }
+
+  drawNote() {
+    if (this.problem) {
+      const again = el("button.plain", { type: "button", onclick: () => this.more() }, "Try again");
+      fill(this.note, el("p", this.problem.message), again);
+    } else if (this.loading && !this.items.length) {
+      fill(this.note, Array.from({ length: 7 }, () => el("div.ghost", { "aria-hidden": "true" }, el("i"), el("i"))));
+    } else if (!this.items.length && this.done) fill(this.note, nothing(this.filter));
+    else fill(this.note, this.loading ? el("p", "Loading…") : null);
+  }
+}
+
+function rowOf(session) {
+  const status = statusOf(session);
+  return el(
+    `div.row.${status}`,
+    { role: "option", data: { id: session.id } },
+    el("span.dot", { title: WORDS[status] || null }, WORDS[status] && el("span.unseen", WORDS[status])),
+    el("span.name", { dir: "auto" }, title(session)),
+    time(session.updated_at),
+    el("span.line", { dir: "auto" }, oneLine(session.last_line ?? "") || (status === "running" ? "…" : "")),
+    el("span.who", el("bdi", oneLine(session.user_id ?? "nobody")), session.agent && [" · ", el("bdi", oneLine(session.agent))]),
+  );
+}
+
+function nothing({ waiting, user_id, name, q }) {
+  if (name || q) return [el("h3", "Nothing found"), el("p", "Search looks at the names of conversations.")];
+  if (waiting) return [el("h3", "Nothing waits"), el("p", "When an agent needs a decision, it is listed here.")];
+  if (user_id) return [el("h3", "No conversations"), el("p", "of this user.")];
+  return [el("h3", "No conversations yet"), el("p", "Press ", el("kbd", "n"), " to begin one.")];
+}

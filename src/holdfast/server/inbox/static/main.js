@@ -1,0 +1,244 @@
+// The page: the list, the conversation, what is beside it; where the address points, and what the keys do.
+
+import { follow, get, onKeyWanted, seg } from "./api.js";
+import { Composer } from "./composer.js";
+import { Conversation } from "./conversation.js";
+import { askForKey, help, toast } from "./dialogs.js";
+import { el, fill, oneLine, settled } from "./dom.js";
+import { List } from "./list.js";
+import { Panel } from "./panel.js";
+import * as theme from "./theme.js";
+import { pathOf } from "./turns.js";
+
+class Page {
+  constructor() {
+    this.filter = { waiting: false, user: "", text: "" };
+    this.list = new List({ onOpen: (session) => this.open(session.id) });
+    this.panel = new Panel({ onOpenSession: (id) => this.open(id) });
+    this.panel.box.hidden = sessionStorage.getItem("holdfast.panel") !== "open" || innerWidth < 1100;
+    this.main = el("main", { tabindex: "-1" });
+    this.offline = el("span.offline", { role: "status" });
+    document.body.append(el("div.app", this.side(), this.main, this.panel.box), el("div.toasts"));
+    addEventListener("hashchange", () => this.route());
+    addEventListener("keydown", (event) => this.key(event));
+    addEventListener("click", (event) => this.copy(event));
+    this.listen();
+    this.route();
+  }
+
+  // --- the side ---
+
+  side() {
+    this.search = el("input", { type: "search", placeholder: "Search", "aria-label": "Search conversations", "aria-keyshortcuts": "/", maxlength: "500" });
+    this.search.addEventListener("input", settled(() => this.narrow({ text: this.search.value.trim() }), 200));
+    this.user = el("input.user", { type: "text", placeholder: "any user", "aria-label": "User", maxlength: "1024" });
+    this.user.addEventListener("input", settled(() => this.narrow({ user: this.user.value.trim() }), 300));
+    this.all = el("button", { type: "button", "aria-pressed": "true", onclick: () => this.narrow({ waiting: false }) }, "All");
+    this.waiting = el("button", { type: "button", "aria-pressed": "false", onclick: () => this.narrow({ waiting: true }) }, "Waiting");
+    const icon = (text, about, act) => el("button.icon", { type: "button", title: about, "aria-label": about.replace(/ \(.*/, ""), onclick: act }, text);
+    const top = el("header.top", el("h1.mark", "Holdfast"), this.offline, el("span.gap"), icon("◐", "Light or dark (t)", theme.turn), icon("?", "Keys (?)", help), el("button.main", { type: "button", title: "New conversation (n)", onclick: () => this.begin() }, "New"));
+    return el("nav.side", { "aria-label": "Conversations" }, top, el("div.find", this.search), el("div.filters", el("div.choice", { role: "group", "aria-label": "Which" }, this.all, this.waiting), this.user), this.list.box);
+  }
+
+  narrow(change) {
+    const before = JSON.stringify(this.filter);
+    Object.assign(this.filter, change);
+    if (JSON.stringify(this.filter) === before) return;
+    const { waiting, user, text } = this.filter;
+    this.all.setAttribute("aria-pressed", !waiting);
+    this.waiting.setAttribute("aria-pressed", waiting);
+    this.list.start({ ...(waiting && { waiting: true }), ...(user && { user_id: user }), ...(text && { name: text }) });
+  }
+
+  // --- live ---
+
+  listen() {
+    follow("events", { onEvent: (name, data) => this.heard(name, data), onState: (state, problem) => this.state(state, problem) });
+  }
+
+  heard(name, data) {
+    if (name === "session") this.list.update(data);
+    else if (name === "gone") this.gone(data.id);
+  }
+
+  state(state, problem) {
+    if (state === "live" && this.away) this.list.start(this.list.filter);
+    this.away = state !== "live";
+    this.offline.textContent = { live: "", away: "offline", ended: problem?.status === 401 ? "no key" : "not live" }[state];
+  }
+
+  // --- where we are ---
+
+  open(id, { anew = false } = {}) {
+    const there = `#/s/${seg(id)}`;
+    if (location.hash === there && anew) this.route(true);
+    else location.hash = there;
+  }
+
+  begin() {
+    location.hash = "#/new";
+    if (location.hash === "#/new") this.composer?.area.focus();
+  }
+
+  back() {
+    location.hash = "";
+  }
+
+  route(anew = false) {
+    const [, kind, id] = /^#\/(s|new)(?:\/(.*))?$/.exec(location.hash) ?? [];
+    const key = kind ? `${kind}/${id ?? ""}` : "";
+    if (key === this.shown && anew !== true) return;
+    this.shown = key;
+    this.conversation?.close();
+    this.conversation = this.composer = null;
+    document.body.dataset.view = kind ? "conversation" : "list";
+    if (kind === "s") this.showConversation(decodeURIComponent(id));
+    else if (kind === "new") this.showNew();
+    else this.showNothing();
+  }
+
+  showConversation(id) {
+    this.list.mark(id);
+    this.conversation = new Conversation(id, this.list.known(id), {
+      changed: (session) => this.changed(session),
+      gone: (gone) => this.gone(gone),
+      open: (other, how) => this.open(other, how),
+      back: () => this.back(),
+      panel: () => this.togglePanel(),
+    });
+    this.composer = this.conversation.composer;
+    fill(this.main, this.conversation.box);
+    this.panel.show(this.list.known(id) ?? { id });
+  }
+
+  changed(session) {
+    this.list.update({ ...this.list.known(session.id), ...withoutStale(session, this.list.known(session.id)) });
+    if (session.id !== this.conversation?.id || session.version === this.told) return;
+    this.told = session.version;
+    this.panel.refresh(session);
+  }
+
+  gone(id) {
+    this.list.gone(id);
+    if (this.conversation?.id === id) this.back();
+  }
+
+  showNothing() {
+    document.title = "Holdfast";
+    this.list.mark(null);
+    this.panel.show(null);
+    fill(this.main, el("div.empty", el("p", "Choose a conversation, or press ", el("kbd", "n"), " to begin one."), el("p", el("kbd", "j"), " ", el("kbd", "k"), " move, ", el("kbd", "Enter"), " opens, ", el("kbd", "?"), " lists all keys.")));
+  }
+
+  async showNew() {
+    document.title = "New conversation – Holdfast";
+    this.list.mark(null);
+    this.panel.show(null);
+    const holder = el("section.conversation.new", el("header.bar", el("button.icon.back", { type: "button", "aria-label": "Back to the list", onclick: () => this.back() }, "‹"), el("h1", "New conversation")));
+    fill(this.main, holder);
+    try {
+      this.drawNew(holder, await get("agents"));
+    } catch (problem) {
+      holder.append(el("div.empty", el("p.problem", { role: "alert" }, problem.message)));
+    }
+  }
+
+  drawNew(holder, agents) {
+    const name = "agent";
+    const choices = agents.map((it, place) =>
+      el("label.agent", el("input", { type: "radio", name, value: it.name, checked: place === 0 }), el("b", oneLine(it.name)), el("span.kind", it.kind === "agent" ? "" : it.kind), el("small", { dir: "auto" }, oneLine(it.instructions ?? ""))),
+    );
+    const chosen = () => holder.querySelector("input[name=agent]:checked")?.value;
+    const says = el("p.says", { role: "status" });
+    this.composer = new Composer({
+      draft: "",
+      target: () => ({ agent: chosen(), ...(this.filter.user && { user_id: this.filter.user }) }),
+      onSend: () => (says.textContent = "sending…"),
+      onSent: (sent, answer) => this.open(answer.session_id),
+      onFailed: (sent, problem) => ((says.textContent = problem.message), (this.composer.area.value = sent.body.message)),
+    });
+    const pick = el("fieldset.agents", el("legend", agents.length ? "Which agent?" : "No agent is registered here."), choices);
+    holder.append(el("div.log", pick), el("div.foot", says, this.composer.box));
+    this.composer.area.focus();
+  }
+
+  togglePanel() {
+    const { box } = this.panel;
+    box.hidden = !box.hidden;
+    sessionStorage.setItem("holdfast.panel", box.hidden ? "closed" : "open");
+    if (!box.hidden) this.panel.show(this.conversation?.session ?? null);
+  }
+
+  // --- keys ---
+
+  key(event) {
+    if (event.defaultPrevented || event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.key === "Escape") return this.escape(event.target);
+    if (event.target.closest("input:not([type=radio]), textarea, select")) return this.leaveSearch(event);
+    const act = this.acts()[event.key];
+    if (!act || (event.key === "Enter" && event.target.closest("button, a, summary, label"))) return;
+    event.preventDefault();
+    act();
+  }
+
+  acts() {
+    const on = (name) => () => this.conversation?.session && this.conversation[name]();
+    return {
+      j: () => this.walk(1),
+      k: () => this.walk(-1),
+      ArrowDown: this.inList() && (() => this.walk(1)),
+      ArrowUp: this.inList() && (() => this.walk(-1)),
+      Enter: () => this.list.openCurrent(),
+      "/": () => (this.search.focus(), this.search.select()),
+      n: () => this.begin(),
+      c: () => this.composer?.area.focus(),
+      r: on("rename"),
+      f: on("fork"),
+      e: on("export"),
+      "#": on("delete"),
+      i: () => this.conversation && this.togglePanel(),
+      t: () => theme.turn(),
+      "?": () => help(),
+    };
+  }
+
+  inList = () => document.activeElement === this.list.box;
+
+  walk(by) {
+    this.list.box.focus({ preventScroll: true });
+    this.list.move(by);
+  }
+
+  leaveSearch(event) {
+    if (event.target !== this.search || (event.key !== "Enter" && event.key !== "ArrowDown")) return;
+    event.preventDefault();
+    this.list.box.focus();
+  }
+
+  escape(target) {
+    if (target === this.search && this.search.value) {
+      this.search.value = "";
+      return this.narrow({ text: "" });
+    }
+    if (target.matches("input, textarea, select")) return this.list.box.focus();
+    if (!this.panel.box.hidden && this.conversation) return this.togglePanel();
+    if (location.hash) this.back();
+  }
+
+  async copy(event) {
+    const button = event.target.closest?.("[data-copy]");
+    if (!button) return;
+    await navigator.clipboard.writeText(button.dataset.copy).then(() => toast("Copied"), () => toast("The browser does not allow it", { bad: true }));
+  }
+}
+
+/** A session without its newest line says nothing against the one that is known. */
+function withoutStale(session, known) {
+  if (!known || session.last_line) return session;
+  const { last_line, ...rest } = session;
+  return rest.status === "idle" && known.status === "error" ? { ...rest, status: session.version === known.version ? "error" : "idle" } : rest;
+}
+
+theme.restore();
+onKeyWanted(askForKey);
+new Page();
