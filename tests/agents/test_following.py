@@ -273,6 +273,7 @@ async def test_a_run_is_cancelled_from_elsewhere(chat: Models, file_store: Store
     stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=detached, lease=0.6)
     while not isinstance(await anext(stream), ToolAnswered):
         pass
+    await asyncio.to_thread(chat.servers[0].wait_for, 2)
     assert await agent.cancel_run("r", "s") is True
     output = await asyncio.wait_for(stream.output(), 5)
     held.set()
