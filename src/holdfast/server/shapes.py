@@ -13,7 +13,6 @@ from ..agents import Decision, Event, Requirement, RunEnded, RunOutput
 from ..messages import Blob, Uri, to_otel
 from .lines import Status, status_of
 
-Id = Field(min_length=1, max_length=1024)
 _LIMIT = 200
 
 
@@ -54,7 +53,7 @@ class RunRequest(Given):
 
     message: str = Field(max_length=4_000_000)
     agent: str | None = Field(None, description="Its name; may be left out where there is only one.")
-    session_id: str | None = Id
+    session_id: str | None = Field(None, min_length=1, max_length=1024)
     user_id: str | None = Field(None, min_length=1, max_length=1024, description="For admins: on whose behalf.")
     run_id: str | None = Field(None, min_length=1, max_length=1024, description="Your own, to make the call safe to repeat.")
     attachments: list[Attachment] = Field([], max_length=20)
@@ -66,9 +65,6 @@ class RunRequest(Given):
         if not self.attachments:
             return user(self.message)
         return Message("user", (Text(self.message), *[it.part() for it in self.attachments]))
-
-
-RunRequest.model_fields["session_id"].default = None
 
 
 class DecisionGiven(Given):
