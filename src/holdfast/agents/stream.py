@@ -60,13 +60,13 @@ class RunStream(AsyncIterator[Event]):
             raise UsageError("this stream was closed before the run had ended: there is no output")
         return self._result
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, run: bool = False) -> None:
         """Cancel the run if it is not over; it is recorded when this returns. One that has not begun never does.
 
-        A detached run is left alone.
+        A detached run is left alone, unless `run` says that it is meant too.
         """
         self._closed = True
-        if self._feed is not None and not self._detached:
+        if self._feed is not None and (run or not self._detached):
             await self._feed.stop()
 
     def _started(self) -> _Feed:

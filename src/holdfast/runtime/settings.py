@@ -144,12 +144,14 @@ class Limits(Part, frozen=True):
 
 
 class ServerSettings(Part, frozen=True):
-    """`grace`: seconds that a server which is told to stop gives its runs; those left are handed over. `cors`: origins that may call."""
+    """`grace`: seconds that a server which is told to stop gives its runs; those left are handed over. `lease`: seconds of silence after
+    which a worker's runs are gone on with elsewhere. `cors`: origins that may call."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
     grace: float = 20.0
+    lease: float = 15.0
     cors: list[str] = []
     inbox: bool = True
     auth: Auth = Auth()

@@ -19,6 +19,7 @@ from .. import HoldfastError
 from ..runtime import Runtime
 from ..runtime.settings import ServerSettings
 from .callers import check_exposed
+from .described import describe_credentials
 from .guard import Guard, SafeHeaders
 from .inbox import add_inbox
 from .limits import BodyLimit
@@ -27,6 +28,7 @@ from .paths import SlashesInIds
 from .problems import Problem, answer
 from .routes import about, metrics, reading, requirements, runs, sessions, state, tails
 from .serving import Serving
+from .taking import Taking
 
 ROUTERS = (runs.router, sessions.router, reading.router, state.router, tails.router, requirements.router, about.router, metrics.router)
 
@@ -39,8 +41,9 @@ def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> Fast
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None]:
         await runtime.store.backend.open()
-        yield
-        await serving.going.stop(serving.settings.grace)
+        async with Taking(serving.queue, serving.going, serving.under):
+            yield
+            await serving.going.stop(serving.settings.grace)
         await runtime.store.close()
 
     app = FastAPI(title="Holdfast", version=holdfast.__version__, lifespan=life, description="Agents and their sessions.")
@@ -62,7 +65,9 @@ def _surround(app: FastAPI, serving: Serving) -> None:
     app.add_middleware(BodyLimit, limit=settings.limits.body)
     if settings.cors:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors, **_CORS)
-    if not settings.auth.asked:
+    if settings.auth.asked:
+        describe_credentials(app)
+    else:
         app.add_middleware(Guard, allowed=settings.cors, refused=lambda why: serving.metrics.refused.labels(why).inc())
     app.add_middleware(SafeHeaders)
     app.add_middleware(Observed, here=serving)

@@ -14,10 +14,11 @@ from ..runtime.settings import ServerSettings
 from .audit import Audit
 from .callers import Caller, bearer
 from .credentials import Credentials
-from .going import Going
+from .going import Going, Under
 from .limits import Rates, Streams, too_many
 from .metrics import Metrics
 from .problems import Problem, not_found
+from .queue import RunQueue, Waiting
 
 _STRANGERS = 1
 """Requests a second without good credentials, from one address in the long run, that are answered with 401; ten times as many at once."""
@@ -31,7 +32,8 @@ class Serving:
         self.settings = settings
         limits = settings.limits
         self.metrics = Metrics()
-        self.going = Going(limits.runs, self.metrics)
+        self.queue = RunQueue(lambda tenant: self.store(Caller(tenant=tenant, role="admin")), runtime.settings.session.tenant)
+        self.going = Going(limits.runs, self.metrics, self.queue, self.name_of, settings.lease)
         self.streams = Streams(limits.streams)
         self.audit = Audit()
         self._rates = Rates(limits.rate, limits.burst)
@@ -86,6 +88,16 @@ class Serving:
         if key not in self._agents:
             self._agents[key] = self.runtime.agents[known].on(self.store(caller))
         return self._agents[key]
+
+    def name_of(self, agent: Agent) -> str:
+        """The name under which an agent that `agent` gave is registered."""
+        return next(name for (name, _, _), it in self._agents.items() if it is agent)
+
+    def under(self, tenant: str, run: Waiting) -> Under | None:
+        """A listed run, as its tenant's admin goes on with it; None where its agent is unknown here."""
+        if run.agent not in self.runtime.agents:
+            return None
+        return Under(self.agent(Caller(tenant=tenant, role="admin"), run.agent), run.run_id, run.session_id, run.user_id)
 
     async def session(self, caller: Caller, session_id: str) -> Session:
         """The session, which is this caller's; 404 otherwise."""

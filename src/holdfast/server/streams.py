@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
 
-from .. import Agent, Store
+from .. import Agent
 from ..agents import Event
 from .problems import Problem, problem_of
 from .shapes import event_told
-from .tails import Position, run_told, session_told
+from .tails import Position, Told, run_told
 
 PING = 15
 """Seconds between comments that keep a silent connection open."""
@@ -34,11 +35,27 @@ def sent(event: Event) -> ServerSentEvent:
     return ServerSentEvent(msgspec.json.encode(data).decode(), event=data["type"], id=str(event.number))
 
 
+class Events(EventSourceResponse):
+    """A stream that is told to its end also when the process stops in the middle of it: the client comes back, and goes on elsewhere."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        more = False
+
+        async def noted(message: Message) -> None:
+            nonlocal more
+            more = message["type"] == "http.response.start" or bool(message.get("more_body"))
+            await send(message)
+
+        await super().__call__(scope, receive, noted)
+        if more:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def stream(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
-    return EventSourceResponse(events, ping=PING, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+    return Events(events, ping=PING, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
 
 
-async def followed(agent: Agent, run_id: str, session_id: str, user_id: str | None, after: int) -> AsyncIterator[ServerSentEvent]:
+async def followed(agent: Agent, run_id: str, session_id: str, user_id: str | None, after: int) -> AsyncGenerator[ServerSentEvent]:
     """What a run tells from behind a number on, to its end for now; an error of the store ends the stream with a `problem`."""
     try:
         async with aclosing(run_told(agent.store, run_id, session_id, user_id, after)) as events:
@@ -48,10 +65,10 @@ async def followed(agent: Agent, run_id: str, session_id: str, user_id: str | No
         yield failed(problem_of(error))
 
 
-async def tailed(store: Store, session_id: str, user_id: str | None, position: Position | None) -> AsyncIterator[ServerSentEvent]:
-    """What happens in a session, until it is gone or the client is."""
+async def tailed(events: AsyncGenerator[Told]) -> AsyncIterator[ServerSentEvent]:
+    """What is told, until there is no more of it or the client is gone; an error of the store ends it with a `problem`."""
     try:
-        async with aclosing(session_told(store, session_id, user_id, position)) as events:
+        async with aclosing(events):
             async for it in events:
                 yield ServerSentEvent(it.data, event=it.name, id=it.id)
     except Exception as error:

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 
 from ... import Agent, HoldfastError
-from ...agents import RunOutput
+from ...agents import RunOutput, RunStream
 from ...agents.following import output_of
 from ...ids import new_id, new_session_id
 from ..callers import Caller, Whoever
 from ..going import Under
 from ..paths import Whole
-from ..problems import not_found, provider_failed
+from ..problems import Problem, not_found, provider_failed
 from ..reads import RunDetailTold
 from ..serving import Here, Serving
 from ..shapes import Decisions, RunBegun, RunInfoTold, RunRequest, RunTold, decision
-from ..streams import followed, last_seen, stream
+from ..streams import last_seen, stream
 
 router = APIRouter(tags=["runs"])
 Idempotency = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 @router.post("/run", response_model=RunTold | RunBegun)
-async def run(asked: RunRequest, caller: Whoever, here: Here, response: Response, idempotency_key: Idempotency = None) -> Any:
+async def run(
+    asked: RunRequest, caller: Whoever, here: Here, request: Request, response: Response, idempotency_key: Idempotency = None
+) -> Any:
     """Run an agent on a session. With `Idempotency-Key` (or `run_id`) the call is safe to repeat: the same run, never another.
 
-    With `stream` the answer is server-sent events; a client that loses them goes on at `/sessions/{session_id}/runs/{run_id}/events`.
+    With `stream` the answer is server-sent events. A client that loses them says the same again with `Last-Event-ID`, or goes on at
+    `/sessions/{session_id}/runs/{run_id}/events`.
     """
     caller = caller.becoming(asked.user_id)
     agent = here.agent(caller, asked.agent)
@@ -37,15 +42,19 @@ async def run(asked: RunRequest, caller: Whoever, here: Here, response: Response
     session_id = asked.session_id or agent.session_id or _session_for(caller, idempotency_key)
     under = Under(agent, run_id, session_id, await here.owner(caller, asked.session_id))
     options: dict[str, Any] = {"session_id": session_id, "user_id": under.user_id, "run_id": run_id, "wait": asked.wait}
+    options["lease"] = here.settings.lease
     here.going.check()
     if asked.stream:
         here.streams.check()
     if asked.background:
         response.status_code = 202
-        await agent.enqueue(asked.input(), session_id=session_id, user_id=under.user_id, run_id=run_id)
-        return _begun(here, under)
+        status = await here.going.background(asked.input(), under)
+        return RunBegun(run_id=run_id, session_id=session_id, status=status)
     if asked.stream:
-        return stream(here.going.told(agent.run(asked.input(), **options, stream=True, detached=True), under))
+        again = asked.run_id is not None or idempotency_key is not None
+        return stream(
+            await _told(here, lambda: agent.run(asked.input(), **options, stream=True, detached=True), under, request, again=again)
+        )
     return await _answered(here, agent.run(asked.input(), **options), under)
 
 
@@ -56,19 +65,21 @@ def _session_for(caller: Caller, key: str | None) -> str:
     return hashlib.blake2b("\0".join((caller.tenant, caller.user or "", caller.name, key)).encode(), digest_size=16).hexdigest()
 
 
-def _begun(here: Serving, under: Under) -> RunBegun:
-    going = under.agent.continue_run(
-        under.run_id, session_id=under.session_id, user_id=under.user_id, stream=True, detached=True, wait=3600
-    )
-    here.going.begin(going, under)
-    return RunBegun(run_id=under.run_id, session_id=under.session_id, status="queued")
+async def _told(
+    here: Serving, begin: Callable[[], RunStream], under: Under, request: Request, *, again: bool
+) -> AsyncIterator[ServerSentEvent]:
+    """What a run tells: from its beginning or, of one that was begun by the same call before, from where the client has got to."""
+    found = await under.now() if again else None
+    if found is None or found.status in ("error", "cancelled"):
+        return here.going.told(begin(), under)
+    return here.going.joined(begin, under, last_seen(request))
 
 
 async def _answered(here: Serving, running: Any, under: Under) -> RunTold:
     """What the run gave; an error that isn't ours is its provider's."""
     try:
-        output: RunOutput = await running
-    except HoldfastError:
+        output: RunOutput = await here.going.answered(running, under)
+    except (HoldfastError, Problem):
         raise
     except Exception as error:  # the model's client, or the agent's own code
         here.metrics.failed(under.agent.name)
@@ -113,7 +124,7 @@ async def run_events(session_id: Whole, run_id: Whole, caller: Whoever, here: He
     if await session.get_run(run_id) is None:
         raise not_found(f"run {run_id!r} in session {session_id!r}")
     here.streams.check()
-    return stream(followed(_any(here, caller), run_id, session_id, caller.user, last_seen(request)))
+    return stream(here.going.lasting(Under(_any(here, caller), run_id, session_id, caller.user), last_seen(request)))
 
 
 @router.post("/sessions/{session_id}/runs/{run_id}/decisions", response_model=RunTold | RunBegun)
@@ -126,7 +137,7 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
     agent = here.agent(caller, _agent_of(here, found.agent or session.info.agent))
     under = Under(agent, run_id, session_id, caller.user)
     made = [decision(it) for it in given.decisions]
-    options: dict[str, Any] = {"session_id": session_id, "user_id": caller.user}
+    options: dict[str, Any] = {"session_id": session_id, "user_id": caller.user, "lease": here.settings.lease}
     here.going.check()
     if given.stream:
         here.streams.check()

@@ -1,0 +1,157 @@
+"""One process that serves: set up, run, and told to stop.
+
+The first signal closes the door: nothing new is accepted, streams end, runs are given their time and then handed over. The second takes
+that time away, the third ends the process as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI
+
+from .. import Store, UsageError
+from ..runtime import Runtime
+from ..runtime.settings import Found
+from .app import create_app
+
+if TYPE_CHECKING:
+    from .going import Going
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_BACKLOG = 2048
+_STORED = ("session.url", "session.type", "session.sqlite", "session.redis", "session.postgres", "session.dynamodb")
+
+
+class Serve(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be served: agents by their places beside those of the settings, and what was said on the command line."""
+
+    targets: list[str] = []
+    store: str | None = None
+    tenant: str | None = None
+    server: dict[str, Any] = {}
+
+
+def set_up(found: Found, serve: Serve) -> Runtime:
+    """The runtime that is served. Its store: as said, as set, the first agent's, or ./holdfast.db. `UsageError` without agents."""
+    settings = found.settings
+    session: dict[str, Any] = {"url": serve.store, "tenant": serve.tenant}
+    session = {name: value for name, value in session.items() if value is not None}
+    replace = msgspec.structs.replace
+    settings = replace(settings, session=replace(settings.session, **session), server=replace(settings.server, **serve.server))
+    named = serve.store is not None or any(name.startswith(_STORED) for name in found.sources)
+    agents = [*settings.agents, *[it for it in serve.targets if it not in settings.agents]]
+    settings = replace(settings, agents=agents)
+    if not agents:
+        raise UsageError("say what to serve: holdfast serve MODULE:OBJECT, or agents: in config.yaml")
+    if named:
+        return Runtime.from_settings(settings)
+    runtime = Runtime(settings=settings)
+    for target in agents:
+        runtime.load(target)
+    if settings.session.tenant != runtime.store.tenant or settings.session.cache.size or settings.session.seconds():
+        return _within(runtime)
+    return runtime
+
+
+def _within(runtime: Runtime) -> Runtime:
+    """The same agents over the same database, with what is set for sessions."""
+    where = runtime.settings.session
+    store = Store(runtime.store.backend, cache=where.cache.size, tenant=where.tenant, ttl=where.seconds() or runtime.store.ttl)
+    other = Runtime(store, settings=runtime.settings)
+    for name, agent in runtime.agents.items():
+        other.register(agent, name)
+    return other
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens, to be shared by workers; `UsageError` where the port is taken or the address is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        fix = "choose another with --port, or 0 for any that is free" if error.errno in (98, 48, 13) else "see --host"
+        raise UsageError(f"{host}:{port} can't be listened on: {os.strerror(error.errno or 0)}; {fix}") from error
+    listening.set_inheritable(True)
+    return listening
+
+
+class Server(uvicorn.Server):
+    """An HTTP server that stops as this module says."""
+
+    def __init__(self, app: FastAPI, *, ready: Callable[[], None]) -> None:
+        going: Going = app.state.serving.going
+        self.going, self._ready, self._grace = going, ready, app.state.serving.settings.grace
+        self._signals = 0
+        super().__init__(
+            uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on", server_header=False, backlog=_BACKLOG)
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping = asyncio.create_task(self.going.stop(self._grace))  # at once: the requests that wait for runs end with it
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await stopping
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """As the one this stands for, but nobody is told of the signals again: the process ends because it has done its work."""
+        before = {it: signal.signal(it, self.handle_exit) for it in SIGNALS}
+        try:
+            yield
+        finally:
+            for it, handler in before.items():
+                signal.signal(it, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 2:
+            self.going.hurry()
+        super().handle_exit(signal.SIGINT if self._signals > 2 else signal.SIGTERM, frame)  # one SIGINT more ends it as it is
+
+    def stop(self) -> None:
+        """What the first signal does."""
+        self.handle_exit(signal.SIGTERM, None)
+
+
+async def serve(runtime: Runtime, listening: socket.socket, *, ready: Callable[[Server], None]) -> None:
+    """Serve until a signal says to stop. `ready` is called once requests are answered."""
+    server = Server(create_app(runtime), ready=lambda: ready(server))
+    await server.serve([listening])
+
+
+def about(runtime: Runtime) -> dict[str, Any]:
+    """What people are told when it starts."""
+    return {"agents": list(runtime.agents), "store": _where(runtime), "inbox": runtime.settings.server.inbox}
+
+
+def _where(runtime: Runtime) -> str:
+    """The store's place without its secrets."""
+    backend: Any = runtime.store.backend
+    while hasattr(backend, "inner"):
+        backend = backend.inner
+    if isinstance(path := getattr(backend, "path", None), str):
+        return f"sqlite:///{path}"
+    if not backend.capabilities.durable:
+        return "memory:// (it ends with this process)"
+    parts = urlsplit(runtime.settings.session.place())
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:********@{host}" if parts.password else parts.netloc, query=""))
