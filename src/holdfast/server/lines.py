@@ -1,9 +1,9 @@
-"""What a list of sessions shows beside their heads: the newest line of each, and whether its last run failed."""
+"""What a list of sessions shows beside their heads: the newest line of each, whether its last run failed, how an unnamed one begins."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from .. import Entry, SessionInfo, Store
@@ -14,18 +14,24 @@ from ..rules import may_use
 from ..runs import ERROR, event_of
 
 Status = Literal["running", "waiting", "error", "idle"]
+Read = Callable[[ReadPlan], Awaitable[Snapshot | None]]
 LINE = 200
 """Characters of a line at most."""
 _WINDOW = Window(limit=8, kinds=(MESSAGE, RUN))
+_FIRST = Window(after=0, newest=False, limit=3, kinds=(MESSAGE,))
 _AT_ONCE = 16
 _ROLES = ("user", "assistant")
 
 
-async def lines(store: Store, infos: Sequence[SessionInfo], user_id: str | None) -> list[tuple[str | None, Status]]:
-    """The newest line and the status of each, one small read for each, a few of them at once."""
+Line = tuple[str | None, Status, str | None]
+"""What was said last, the status, and what a person said first in a session without a name."""
+
+
+async def lines(store: Store, infos: Sequence[SessionInfo], user_id: str | None) -> list[Line]:
+    """The lines and the status of each, one small read for each (two for a long one without a name), a few of them at once."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(info: SessionInfo) -> tuple[str | None, Status]:
+    async def one(info: SessionInfo) -> Line:
         async with gate:
             return await _line(store, info, user_id)
 
@@ -37,7 +43,7 @@ def status_of(info: SessionInfo, *, failed: bool = False) -> Status:
     return "running" if info.running else "waiting" if info.waiting else "error" if failed else "idle"
 
 
-async def _line(store: Store, info: SessionInfo, user_id: str | None) -> tuple[str | None, Status]:
+async def _line(store: Store, info: SessionInfo, user_id: str | None) -> Line:
     key = Key(store.tenant, info.id)
 
     async def read(plan: ReadPlan) -> Snapshot | None:
@@ -45,11 +51,19 @@ async def _line(store: Store, info: SessionInfo, user_id: str | None) -> tuple[s
 
     snapshot = await read(ReadPlan(entries=_WINDOW))
     if snapshot is None or not may_use(snapshot.head, user_id, not store.as_admin):
-        return None, status_of(info)
+        return None, status_of(info), None
     found = snapshot.entries or []
     spoken = next((entry for entry in reversed(found) if entry.kind == MESSAGE and _is_line(entry)), None)
-    text = None if spoken is None else line_of((await restored(read, [spoken]))[0].message().text)
-    return text, status_of(info, failed=_failed(found))
+    status = status_of(info, failed=_failed(found))
+    if info.name is None and len(found) == _WINDOW.limit:
+        begun = await read(ReadPlan(entries=_FIRST))
+        found = (begun and begun.entries) or []
+    first = None if info.name else next((it for it in found if it.kind == MESSAGE and it.message().role == "user"), None)
+    return await _text(read, spoken), status, await _text(read, first)
+
+
+async def _text(read: Read, entry: Entry | None) -> str | None:
+    return None if entry is None else line_of((await restored(read, [entry]))[0].message().text)
 
 
 def _is_line(entry: Entry) -> bool:

@@ -150,10 +150,11 @@ class SessionTold(Told):
     origin: dict[str, Any] | None
     status: Status = Field(description="`error`, where the last run failed, is only told with `lines`.")
     last_line: str | None = Field(None, description="The beginning of what was said last; only with `lines`.")
+    first_line: str | None = Field(None, description="Of a session without a name: how it begins; only with `lines`.")
 
     @classmethod
-    def of(cls, info: SessionInfo, line: str | None = None, status: Status | None = None) -> SessionTold:
-        return cls(**msgspec.to_builtins(info), status=status or status_of(info), last_line=line)
+    def of(cls, info: SessionInfo, line: str | None = None, status: Status | None = None, first: str | None = None) -> SessionTold:
+        return cls(**msgspec.to_builtins(info), status=status or status_of(info), last_line=line, first_line=first)
 
 
 class SessionsTold(Told):
