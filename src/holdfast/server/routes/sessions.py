@@ -6,18 +6,19 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from starlette.responses import StreamingResponse
 
 from ...entries import MESSAGE
 from ..callers import Whoever
+from ..changes import noticing
 from ..lines import lines as newest
 from ..paths import Whole
 from ..problems import Problem, not_found
 from ..serving import Here
 from ..shapes import ForkRequest, MessageTold, RewindRequest, SessionPatch, SessionRequest, SessionsTold, SessionTold
 
-router = APIRouter(prefix="/sessions", tags=["sessions"])
+router = APIRouter(prefix="/sessions", tags=["sessions"], dependencies=[Depends(noticing)])
 Limit = Annotated[int, Query(ge=1, le=200)]
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 
 from ... import Session, State
 from ...values import encode
 from ..callers import Whoever
+from ..changes import noticing
 from ..paths import Whole
 from ..problems import Problem, not_found
 from ..serving import Here
 
-router = APIRouter(prefix="/sessions/{session_id}/state", tags=["state"])
+router = APIRouter(prefix="/sessions/{session_id}/state", tags=["state"], dependencies=[Depends(noticing)])
 Scope = Annotated[Literal["session", "user", "app"], Query()]
 
 
