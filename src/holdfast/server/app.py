@@ -46,7 +46,8 @@ def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> Fast
             await serving.going.stop(serving.settings.grace)
         await runtime.store.close()
 
-    app = FastAPI(title="Holdfast", version=holdfast.__version__, lifespan=life, description="Agents and their sessions.")
+    named: dict[str, Any] = {"title": "Holdfast", "version": holdfast.__version__, "description": "Agents and their sessions."}
+    app = FastAPI(**named, lifespan=life, docs_url=None, redoc_url=None)  # their pages would have scripts of another website
     app.state.serving = serving
     for router in ROUTERS:
         app.include_router(router)

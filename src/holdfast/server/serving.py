@@ -94,10 +94,11 @@ class Serving:
         return next(name for (name, _, _), it in self._agents.items() if it is agent)
 
     def under(self, tenant: str, run: Waiting) -> Under | None:
-        """A listed run, as its tenant's admin goes on with it; None where its agent is unknown here."""
+        """A listed run, for whom it was begun; None where its agent is unknown here."""
         if run.agent not in self.runtime.agents:
             return None
-        return Under(self.agent(Caller(tenant=tenant, role="admin"), run.agent), run.run_id, run.session_id, run.user_id)
+        caller = Caller(tenant=tenant, role="admin").becoming(run.user_id)
+        return Under(self.agent(caller, run.agent), run.run_id, run.session_id, run.user_id)
 
     async def session(self, caller: Caller, session_id: str) -> Session:
         """The session, which is this caller's; 404 otherwise."""
@@ -105,6 +106,13 @@ class Serving:
         if found is None:
             raise not_found(f"session {session_id!r}")
         return found
+
+    async def check_free(self, caller: Caller, session_id: str | None) -> None:
+        """404 where a session that the caller would begin, or go on with, is another's: before an answer has begun."""
+        if session_id is None or caller.admin or await self.store(caller).has(session_id, user_id=caller.user):
+            return
+        if await self.store(Caller(tenant=caller.tenant, role="admin")).has(session_id):
+            raise not_found(f"session {session_id!r}")
 
     async def owner(self, caller: Caller, session_id: str | None) -> str | None:
         """Whose a session is on which the caller runs an agent: an admin's new ones are the admin's, others' stay theirs."""

@@ -46,6 +46,7 @@ async def run(
     here.going.check()
     if asked.stream:
         here.streams.check()
+        await here.check_free(caller, asked.session_id)
     if asked.background:
         response.status_code = 202
         status = await here.going.background(asked.input(), under)
