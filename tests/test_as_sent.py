@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from holdfast import Agent, History, Message, Session, Store, Text, ToolCall, ToolResult, user
-from holdfast.agents import Summaries, tool
-from holdfast.agents.record import Sent, as_sent
+from holdfast.agents import Summaries, Team, tool
+from holdfast.agents.record import as_sent
 from holdfast.cli.app import app
 from holdfast.models import OpenAIChat, OpenAIResponses
-from holdfast.testing.model_server import Answer, Call, ModelServer, Request, Script
+from holdfast.testing.model_server import Answer, Call, ModelServer, Request, Script, call
 
 Model = type[OpenAIChat] | type[OpenAIResponses]
 Said = tuple[Any, ...]
@@ -61,10 +61,10 @@ def _item(item: dict[str, Any]) -> Iterator[Said]:
             yield "call", call["id"], call["function"]["name"], json.loads(call["function"]["arguments"])
 
 
-def told(sent: Sent, messages: tuple[Message, ...]) -> list[Said]:
+def told(request: Any) -> list[Said]:
     """What we say was sent."""
-    first: list[Said] = [("instructions", sent.instructions)] if sent.instructions else []
-    return first + [said for message in messages for part in message.parts if (said := _part(message, part)) is not None]
+    first: list[Said] = [("instructions", request.instructions)] if request.instructions else []
+    return first + [said for message in request.messages for part in message.parts if (said := _part(message, part)) is not None]
 
 
 def _part(message: Message, part: Any) -> Said | None:
@@ -84,7 +84,7 @@ async def everything(session: Session) -> list[list[Said]]:
     runs = dict.fromkeys(entry.run_id for entry in await session.entries(kinds=("run",), hidden=True))
     sent = [it for run_id in runs for it in await as_sent(session, run_id or "") or []]
     sent.sort(key=lambda it: it.attempt.started)
-    return [told(it, request.messages) for it in sent for request in it.requests]
+    return [told(request) for it in sent for request in it.requests]
 
 
 class Desk:
@@ -92,6 +92,7 @@ class Desk:
 
     def __init__(self, server: ModelServer, kind: Model, path: Path) -> None:
         self.server = server
+        self.kind = kind
         self.model = kind(id="gpt-5.2", base_url=server.base_url, api_key="none")
         self.url = f"sqlite:///{path / 'desk.db'}"
         self.store = Store.open(self.url)
@@ -146,6 +147,30 @@ Desks = Callable[[Script], Desk]
 
 
 # --- what is told is what was sent -----------------------------------------------------------------------------------
+
+
+async def test_whoever_has_the_conversation_is_told_what_it_was_told(desk: Desks) -> None:
+    it = desk([call("hand_over", agent="billing"), "Which order?", "I see.", call("hand_over", agent="desk"), "Hello again."])
+    billing = Agent(it.kind(id="small", base_url=it.server.base_url, api_key="none"), name="billing", instructions="Refunds.")
+    team = Team(it.model, name="desk", instructions="Greet people.", members=[billing], mode="handoff", store=it.store, session_id="s")
+    for text in ("money back", "order 7", "thank you"):
+        await team.run(text)
+    await it.check()
+    session = await it.session()
+    models = [[request.model for request in sent.requests] for run in await session.runs() for sent in await as_sent(session, run.id) or []]
+    assert models == [["gpt-5.2", "small"], ["small"], ["small", "gpt-5.2"]]
+    assert [run.window["model"] for run in await session.runs()] == ["small", "small", "gpt-5.2"]
+    page = (await show("s", "--as-sent", "last", "-s", it.url)).stdout
+    assert page.index("Refunds.") < page.index("of gpt-5.2, from here on") < page.rindex("Greet people.")
+
+
+async def test_a_run_that_was_queued(desk: Desks) -> None:
+    it = desk(["One.", LOOKS, "Two."])
+    agent = it.agent()
+    queued = await agent.enqueue("later")
+    await agent.run("first")
+    await agent.continue_run(queued)
+    await it.check()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -301,7 +326,7 @@ async def test_a_fork_knows_where_its_runs_ran(desk: Desks) -> None:
     assert (here.copied, here.past, there.copied, there.past) == (False, 4, True, None)
     await agent.run("4", session=fork)
     (own,) = await as_sent(fork, (await fork.runs(last=1))[0].id) or []
-    assert told(own, own.requests[0].messages) == got(it.server.requests[-1])
+    assert told(own.requests[0]) == got(it.server.requests[-1])
 
 
 # --- on the terminal -------------------------------------------------------------------------------------------------

@@ -183,3 +183,46 @@ def test_what_such_a_team_can_not_be(chat: Models, memory: Store) -> None:
         Team(model, members=[one], mode="handoff", store=memory)
     with pytest.raises(InvalidValue, match="one is called 'one', as the leader is"):
         Team(model, name="one", members=[Agent(model, name="one")], mode="handoff", store=memory)
+
+
+async def test_a_team_needs_no_name(chat: Models, memory: Store) -> None:
+    billing = chat.agent(["Which order?"], name="billing")
+    team = Team(chat.model(chat.serve([hand("billing")])), members=[billing], mode="handoff", store=memory)
+    output = await team.run("hi", session_id="s")
+    assert (output.content, output.agent) == ("Which order?", "billing")
+
+
+async def test_a_handover_beside_a_call_that_people_deny_is_made_then(models: Models, store: Store) -> None:
+    @tool(confirm=True)
+    def refund() -> str:
+        raise AssertionError
+
+    leader = models.serve([Answer(calls=(Call("hand_over", {"agent": "billing"}), Call("refund")))])
+    billing = models.agent(["Which order?", "I see."], name="billing")
+    team = Team(models.model(leader), name="desk", tools=[refund], members=[billing], mode="handoff", store=store)
+    paused = await team.run("hi", session_id="s")
+    assert (paused.status, paused.agent) == (PAUSED, "desk")
+    events = await told(team.continue_run(paused, [paused.requirements[0].deny("no")], stream=True))
+    assert [type(event) for event in events[1:3]] == [ToolAnswered, HandedOver]
+    assert (output_of(events).content, output_of(events).agent) == ("Which order?", "billing")
+    assert joined([it async for it in team.follow(paused.run_id, "s")])[-4:] == joined(events)[-4:]
+    assert (await team.run("order 7", session_id="s")).content == "I see."
+
+
+async def test_a_run_that_was_handed_over_is_not_handed_over_again_by_another_try(chat: Models, memory: Store) -> None:
+    """It failed with billing, who has since handed the conversation back in another run: the leader answers."""
+    desk = Desk(chat, memory, [hand("billing"), "mine again", "and I go on"], [Answer(status=400), hand("desk")])
+    with pytest.raises(Exception, match="400"):
+        await desk.team.run("hi", session_id="s", run_id="r")
+    assert (await desk.team.run("are you there?", session_id="s")).content == "mine again"
+    assert (await desk.team.run("hi", session_id="s", run_id="r")).content == "and I go on"
+
+
+async def test_middleware_may_keep_the_conversation_where_it_is(chat: Models, memory: Store) -> None:
+    class Closed(Middleware):
+        async def on_tool_call(self, call: Any, call_next: Callable[[], Any]) -> None:
+            call.result = "billing is closed at night"
+
+    desk = Desk(chat, memory, [hand("billing"), "Come back tomorrow."], middleware=[Closed()])
+    output = await desk.team.run("hi", session_id="s")
+    assert (output.content, output.agent) == ("Come back tomorrow.", "desk")

@@ -38,6 +38,8 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     """The session was cleared within the run: what is stored of it has no beginning."""
     final: frozenset[str] = frozenset()
     """The calls of final tools that have given their result, or had it supplied by a person."""
+    handed: bool = True
+    """Nothing in the last answer that calls tools is yet to hand the conversation over: it has done so, or there is none."""
 
     @property
     def status(self) -> str | None:
@@ -122,8 +124,24 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
             converted(crew.by_name[name][0], it.value)
     if run.status == PAUSED:
         decided |= {it.requirement: it for it in needs.expired(now())}
-    final = _final(there, needs, decided, crew)
-    return Before(version=version, run=run, stored=stored, needs=needs, decided=decided, sent=_sent(there), cleared=cleared, final=final)
+    return Before(
+        version=version,
+        run=run,
+        stored=stored,
+        needs=needs,
+        decided=decided,
+        sent=_sent(there),
+        cleared=cleared,
+        final=_final(there, needs, decided, crew),
+        handed=_handed(there),
+    )
+
+
+def _handed(entries: list[Entry]) -> bool:
+    for entry in reversed(entries):
+        if entry.kind == kinds.HANDOFF or (entry.kind == kinds.MESSAGE and calls_of(entry.message())):
+            return entry.kind == kinds.HANDOFF
+    return True
 
 
 def said_or_done(message: Message) -> bool:
@@ -175,7 +193,7 @@ def waiting(before: Before, calls: list[ToolCall], crew: Crew, run_id: str) -> l
     consumed = {before.needs.asked[id].holds for id, it in before.needs.decided.items() if it.executes}
     for call in calls:
         options = crew.options(call.name)
-        kind: Kind | None = None if options.idempotent or options.delegates else "unknown"
+        kind: Kind | None = None if options.idempotent or options.delegates or before.status == PAUSED else "unknown"
         if options.needs is not None and call.id not in consumed:
             kind = options.needs  # it has not been executed: that takes a decision
         if call.id not in settled and kind is not None:

@@ -154,6 +154,7 @@ class Driving:
             return await self._stop(CANCELLED)
         if needs := waiting(self._before, open_calls(self._told), self.crew, self.run.id):
             return await self._stop(PAUSED, needs)
+        await self._hand_over_late()
         context = await self._context(started)
         layers = [it.on_run for it in self.crew.middleware]
         await through_middleware(layers, context, lambda: self._around(context))
@@ -166,6 +167,7 @@ class Driving:
         duty = self.crew.duty
         if duty is not None:
             self.crew = msgspec.structs.replace(duty.on(self.session), duty=duty, agent=self.crew.agent, store=self.crew.store)
+            self.run.window["model"] = self.crew.model
 
     # --- telling ---
 
@@ -323,9 +325,8 @@ class Driving:
             await self._ask(context, own)
             if not self._handed:
                 return
-            self._handed, own = False, rewritten(self._told, given)
-            self._go_on_duty()
-            self.run.agent = self.crew.name
+            self._take_over()
+            own = rewritten(self._told, given)
         raise UsageError(f"run {self.run.id!r} of {self.session.key} was handed over more than {MOST_HANDOVERS} times: nobody answers")
 
     async def _ask(self, context: RunContext, input: list[Message]) -> None:
@@ -409,7 +410,7 @@ class Driving:
         elif isinstance(step, Said):
             await self._said(step)
         elif isinstance(step, Answered):
-            handed = self._hand_over(step.message)
+            handed = self._hand_over([*self._told, step.message])
             await self._tell(step.message, at_once=self._acting)
             for event in handed:
                 self._emit(event)
@@ -417,14 +418,30 @@ class Driving:
         else:
             raise UsageError(f"the engine {type(self.crew.engine).__name__} told {step!r:.80}: that is no step of a run")
 
-    def _hand_over(self, answer: Message) -> list[Event]:
-        """Where this answer to a call gives the conversation to another agent: to be stored with it, and told before it."""
-        found = self.crew.duty and self.crew.duty.handed([*self._told, answer], self.crew.name)
+    def _hand_over(self, told: list[Message]) -> list[Event]:
+        """Where the answer to a call gives the conversation to another agent: to be stored with it, and told before it."""
+        found = self.crew.duty and self.crew.duty.handed(told, self.crew.name)
         if not found:
             return []
         self._handed = True
         self._notes.append(self.crew.duty.take(self.session, *found, self.run.id, self.crew.name))
         return [HandedOver(*found)]
+
+    async def _hand_over_late(self) -> None:
+        """Where people gave the last result to an answer that hands over too: that was waiting for nothing else."""
+        if not self._before.handed and (handed := self._hand_over(self._told)):
+            await self._stored(self.run.add((), **self._more()))
+            for event in handed:
+                self._emit(event)
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Whoever was given the conversation goes on; for the record, what the one before had."""
+        had = {"model": self.crew.model, "instructions": self.run.window.get("instructions")}
+        self.run.window["handed"] = [*self.run.window.get("handed", []), had]
+        self._handed = False
+        self._go_on_duty()
+        self.run.agent = self.crew.name
 
     def _delta(self, step: Delta) -> None:
         self._streamed += len(step.text)

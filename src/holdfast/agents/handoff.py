@@ -27,6 +27,7 @@ from .tools import ToolOptions, marked, name_of, options_of
 _ON_DUTY = "\x1fduty:"
 TOOL = "hand_over"
 _GUIDE = "Others can take this conversation over from you. Where one of them fits better, hand over with `hand_over`, and say nothing else."
+_TAKEN = "{agent} has the conversation now."
 _HAND_OVER = """Hand the conversation over to another agent, who sees all of it and answers from here on.
 
 Args:
@@ -47,16 +48,20 @@ class Duty(msgspec.Struct, frozen=True):
         return self.crews.get(found) or next(iter(self.crews.values()))
 
     def handed(self, told: list[Message], by: str | None) -> tuple[str, str] | None:
-        """To whom this agent hands over, and why, now that every call of the last answer has its result; None if to nobody else."""
+        """To whom this agent hands over, and why, now that every call of the last answer has its result; None if to nobody else.
+
+        Only the tool's own result gives the conversation away: where a call was refused, or something else was put in its place, it stays.
+        """
         asked = next((message for message in reversed(told) if calls_of(message)), None)
-        answered = {it.id for message in told for it in results_of(message)}
+        answered = {it.id: it.response for message in told for it in results_of(message)}
         if asked is None or not all(call.id in answered for call in calls_of(asked)):
             return None
         for call in calls_of(asked):
             arguments: Any = call.arguments
             given = cast("dict[str, Any]", arguments) if call.name == TOOL and isinstance(arguments, dict) else {}
-            if given.get("agent") in self.crews.keys() - {by}:
-                return given["agent"], str(given.get("reason") or "")
+            agent = given.get("agent")
+            if agent in self.crews.keys() - {by} and answered[call.id] == _TAKEN.format(agent=agent):
+                return agent, str(given.get("reason") or "")
         return None
 
     def take(self, session: Session, agent: str, reason: str, run_id: str, by: str | None) -> NewEntry:
@@ -71,7 +76,7 @@ def on_duty(team: Agent, leader: str, members: Mapping[str, Agent]) -> Duty:
     if leader in members:
         raise InvalidValue(f"members: one is called {leader!r}, as the leader is: rename it, or the team")
     agents = {leader: own, **{name: _of_the_team(name, it.crew, own) for name, it in members.items()}}
-    return Duty(own.name or "", {name: _with_others(name, crew, agents) for name, crew in agents.items()})
+    return Duty(leader, {name: _with_others(name, crew, agents) for name, crew in agents.items()})
 
 
 def _of_the_team(name: str, crew: Crew, team: Crew) -> Crew:
@@ -99,7 +104,7 @@ def _hand_over(names: str, others: Mapping[str, str]) -> Any:
     async def hand_over(agent: str, reason: str = "") -> str:
         if agent not in others:
             raise LookupError(f"there is no agent {agent!r} here; others are: {names}")
-        return f"{agent} has the conversation now."
+        return _TAKEN.format(agent=agent)
 
     hand_over.__doc__ = _HAND_OVER.format(names=names)
     return marked(hand_over, ToolOptions(idempotent=True))

@@ -39,6 +39,16 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     before: tuple[Message, ...] = ()
     given: tuple[Message, ...] = ()
     said: tuple[Message, ...] = ()
+    handed: tuple[int, ...] = ()
+    """How many answers of the model came before each time that the conversation was handed over."""
+
+    def asked(self, number: int) -> tuple[str | None, str | None]:
+        """The model that request `number` (from 0) went to, and the key of its instructions."""
+        window: dict[str, Any] = self.window or {}
+        earlier: list[dict[str, Any]] = window.get("handed", [])
+        place = sum([answers <= number for answers in self.handed])
+        had = earlier[place] if place < len(earlier) else window | {"instructions": self.instructions}
+        return had.get("model"), had.get("instructions")
 
     @property
     def history(self) -> dict[str, Any]:
@@ -49,17 +59,20 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request to the model. `messages` is all of it but the instructions, `new` how many of them, at the end, the last one had not.
 
-    `answer` is what was stored of the answer, `whole` whether that is all of it; None where nothing was.
+    `answer` is what was stored of the answer, `whole` whether that is all of it; None where nothing was. `model` and `instructions` are
+    others than those of the request before where the conversation was handed over between the two.
     """
 
     messages: tuple[Message, ...]
     new: int
     answer: Message | None
     whole: bool
+    model: str | None = None
+    instructions: str | None = None
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """A try with its requests. `past`: how many messages at the beginning of each are of before the run.
+    """A try with its requests. `past`: how many messages at the beginning of each are of before the run. `instructions`: the first one's.
 
     It is None where nobody knows (`attempt.window` is None), or where this session doesn't: the try was `copied` with a fork, and what it
     noted counts the log of the session where it was made, `session.info.origin`.
@@ -84,13 +97,18 @@ async def as_sent(session: Session, run_id: str) -> list[Sent] | None:
 async def _sent(session: Session, attempt: Try, texts: dict[str, str]) -> Sent:
     copied = session.info.origin is not None and attempt.version == 1  # a fork begins with one commit of all copies, numbered anew
     past = None if copied or attempt.window is None else await _past(session, attempt.history)
+    made = [_asked(it, *attempt.asked(number), texts) for number, it in enumerate(requests(attempt, past or ()))]
     return Sent(
         attempt=attempt,
-        instructions=texts.get(attempt.instructions or ""),
+        instructions=texts.get(attempt.asked(0)[1] or ""),
         past=None if past is None else len(valid(past)),
         copied=copied,
-        requests=tuple(requests(attempt, past or ())),
+        requests=tuple(made),
     )
+
+
+def _asked(it: Request, model: str | None, instructions: str | None, texts: dict[str, str]) -> Request:
+    return msgspec.structs.replace(it, model=model, instructions=texts.get(instructions or ""))
 
 
 async def _past(session: Session, history: dict[str, Any]) -> list[Message]:
@@ -121,17 +139,19 @@ def tries(log: Sequence[Entry], run: RunInfo) -> list[Try]:
 
 
 def _parts(log: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """The entries of each try: it begins where the run is said to be running."""
+    """The entries of each try: it begins where the run is said to be running. What was queued is the first one's."""
     begins = [place for place, entry in enumerate(log) if entry.kind == kinds.RUN and _event(entry).status == RUNNING]
+    queued = [entry for entry in log[: begins[0]] if entry.kind == kinds.MESSAGE] if begins else []
     for start, end in zip(begins, [*begins[1:], len(log)], strict=True):
-        yield list(log[start:end])
+        yield [log[start], *queued, *log[start + 1 : end]]
+        queued = []
 
 
 def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> Try:
     beginning, *events = [_event(entry) for entry in part if entry.kind == kinds.RUN]
     end = events[-1] if events else None
     messages = [entry for entry in part if entry.kind == kinds.MESSAGE]
-    given = [entry for entry in messages if entry.time == part[0].time]  # those of one commit have one time
+    given = [entry for entry in messages if entry.time == part[0].time or entry.seq < part[0].seq]  # those of one commit have one time
     window = beginning.window | end.window if end else None
     return Try(
         number=beginning.attempt,
@@ -144,7 +164,17 @@ def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> T
         before=_messages(_before(earlier, part[0], given)),
         given=_messages(given),
         said=_messages(messages[len(given) :]),
+        handed=tuple(_handed(part)),
     )
+
+
+def _handed(part: list[Entry]) -> Iterator[int]:
+    """How many answers came before each time that the conversation was handed over."""
+    answers = 0
+    for entry in part:
+        answers += entry.kind == kinds.MESSAGE and entry.message().role == "assistant"
+        if entry.kind == kinds.HANDOFF:
+            yield answers
 
 
 def _messages(entries: Sequence[Entry]) -> tuple[Message, ...]:

@@ -67,7 +67,7 @@ def _try_record(it: Sent) -> dict[str, Any]:
         "status": it.attempt.status,
         "error": it.attempt.error,
         "started": from_micros(it.attempt.started),
-        "model": window and window["model"],
+        "model": it.attempt.asked(0)[0],
         "instructions": it.instructions,
         "past": it.past,
         "history": window and window.get("history"),
@@ -77,6 +77,8 @@ def _try_record(it: Sent) -> dict[str, Any]:
 
 def _request_record(it: Request) -> dict[str, Any]:
     return {
+        "model": it.model,
+        "instructions": it.instructions,
         "messages": [to_otel(message) for message in it.messages],
         "new": it.new,
         "answer": it.answer and to_otel(it.answer),
@@ -101,7 +103,12 @@ def _tried(transcript: Transcript, session: Session, it: Sent) -> Iterator[Any]:
         yield from transcript.said(system(it.instructions))
     if not it.requests:
         yield _title("nothing was sent")
+    told = it.instructions
     for number, request in enumerate(it.requests, 1):
+        if request.instructions and request.instructions != told:
+            told = request.instructions
+            yield _title("instructions", f"of {request.model}, from here on")
+            yield from transcript.said(system(told))
         yield _title(f"request {number}", _past(session, it) if number == 1 else f"all of request {number - 1}, and")
         yield from _told(transcript, request.messages[len(request.messages) - request.new :])
     if it.requests:
@@ -140,7 +147,7 @@ def _past(session: Session, it: Sent) -> str:
 
 
 def _about(it: Sent) -> str:
-    model = (it.attempt.window or {}).get("model")
+    model, _ = it.attempt.asked(0)
     return ", ".join(filter(None, (model and f"to {model}", moment(from_micros(it.attempt.started)), it.attempt.status, it.attempt.error)))
 
 
