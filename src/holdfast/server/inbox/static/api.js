@@ -5,6 +5,7 @@ const KEY = "holdfast.key";
 const FIRST_WAIT = 300;
 const LONGEST_WAIT = 8_000;
 const SILENCE = 45_000;
+const UNSEEN = 10_000;
 
 /** What the server, or the way to it, has against a request. `status` is 0 where it was not reached. */
 export class Problem extends Error {
@@ -103,6 +104,10 @@ async function again(path, place, control, onEvent, onState) {
       if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) return onState("ended", error);
     }
     if (control.signal.aborted) return;
+    if (document.hidden) {
+      await seen(control.signal);
+      continue;
+    }
     onState("away");
     await pause(place.wait * (0.75 + Math.random() / 2), control.signal);
     place.wait = Math.min(LONGEST_WAIT, place.wait * 2);
@@ -117,6 +122,8 @@ async function once(path, place, signal, onEvent, onState) {
   signal.addEventListener("abort", stop);
   const watch = { timer: 0 };
   const heard = () => (clearTimeout(watch.timer), (watch.timer = setTimeout(stop, SILENCE)));
+  const leave = () => (clearTimeout(watch.left), document.hidden && (watch.left = setTimeout(stop, UNSEEN)));
+  document.addEventListener("visibilitychange", leave);
   try {
     const answer = await ask(path, { headers, signal: here.signal });
     place.wait = FIRST_WAIT;
@@ -128,6 +135,8 @@ async function once(path, place, signal, onEvent, onState) {
     }
   } finally {
     clearTimeout(watch.timer);
+    clearTimeout(watch.left);
+    document.removeEventListener("visibilitychange", leave);
     signal.removeEventListener("abort", stop);
     here.abort();
   }
@@ -156,6 +165,21 @@ function parsed(block) {
     else if (field === "id") event.id = value;
   }
   return event;
+}
+
+/** Wait until the page is looked at: a browser has few connections to one server, and pages nobody sees leave them to the others. */
+function seen(signal) {
+  return new Promise((done) => {
+    const end = () => {
+      if (document.hidden && !signal.aborted) return;
+      document.removeEventListener("visibilitychange", end);
+      signal.removeEventListener("abort", end);
+      done();
+    };
+    document.addEventListener("visibilitychange", end);
+    signal.addEventListener("abort", end);
+    end();
+  });
 }
 
 /** Wait, but no longer than until the network is back or the page is seen again. */

@@ -92,17 +92,16 @@ const BODIES = {
   },
   input(it, decide) {
     const given = it.arguments && Object.keys(it.arguments).length ? shownArguments(it.arguments) : null;
-    return [given, filledIn(it.fields, {}, "Send", (values) => decide("answer", values)), el("footer", cancelRun(decide))];
+    return [given, filledIn(it.fields, {}, "Send", (values) => decide("answer", values), cancelRun(decide))];
   },
   external(it, decide) {
-    return [shownArguments(it.arguments), supply(decide), el("footer", cancelRun(decide))];
+    return [shownArguments(it.arguments), supply(decide, cancelRun(decide))];
   },
   unknown(it, decide) {
     return [
       el("p.note", "Its process ended while it was under way. Look whether it had its effect before you try it again."),
       shownArguments(it.arguments),
-      supply(decide),
-      el("footer", button("plain", "Try again", () => decide("retry")), cancelRun(decide)),
+      supply(decide, button("plain", "Try again", () => decide("retry")), cancelRun(decide)),
     ];
   },
 };
@@ -129,7 +128,7 @@ function change(it, decide, back) {
     const changed = Object.entries(values).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(given[name]));
     decide("approve", changed.length ? Object.fromEntries(changed) : undefined);
   };
-  return [filledIn(fields, given, "Approve with changes", send), el("footer", button("quiet", "Back", back))];
+  return filledIn(fields, given, "Approve with changes", send, button("quiet", "Back", back));
 }
 
 function schemaOf(value) {
@@ -138,10 +137,10 @@ function schemaOf(value) {
   return { type: typeof value === "string" ? "string" : "object" };
 }
 
-function supply(decide) {
+function supply(decide, ...beside) {
   const area = el("textarea", { rows: "3", "aria-label": "Result", placeholder: "The result: text, or JSON" });
   const send = (event) => (event.preventDefault(), decide("supply", jsonOrText(area.value)));
-  return el("form", { onsubmit: send }, area, el("footer", el("button.main", { type: "submit" }, "Supply the result")));
+  return el("form", { onsubmit: send }, area, el("footer", el("button.main", { type: "submit" }, "Supply the result"), beside));
 }
 
 function jsonOrText(text) {
@@ -154,7 +153,7 @@ function jsonOrText(text) {
 
 // --- fields by their JSON schema ---
 
-function filledIn(fields, values, does, send) {
+function filledIn(fields, values, does, send, beside) {
   const inputs = fields.map((field) => ({ field, input: inputOf(field, values[field.name]) }));
   const submit = (event) => {
     event.preventDefault();
@@ -162,7 +161,7 @@ function filledIn(fields, values, does, send) {
     if (read.every(([, value]) => value !== INVALID)) send(Object.fromEntries(read.filter(([, value]) => value !== undefined)));
   };
   const rows = inputs.map(({ field, input }) => el("label.field", el("span", exact(field.name)), input, field.schema?.description && el("small", oneLine(field.schema.description))));
-  return el("form.fields", { onsubmit: submit }, rows, el("footer", el("button.main", { type: "submit" }, does)));
+  return el("form.fields", { onsubmit: submit }, rows, el("footer", el("button.main", { type: "submit" }, does), beside));
 }
 
 const typeOf = (schema) => [schema?.type ?? schema?.anyOf?.map((it) => it.type)].flat(2).find((it) => it && it !== "null") ?? "string";

@@ -40,10 +40,13 @@ export class Conversation {
     this.down = el("button.down", { type: "button", hidden: true, title: "To the newest", "aria-label": "To the newest", onclick: () => this.toEnd() }, "↓");
     this.lost = el("p.lost", { role: "status", hidden: true }, "The connection is lost; trying again…");
     this.box = el("section.conversation", { "aria-label": "Conversation" }, this.head, this.lost, this.log, el("div.foot", this.down, this.composer.box));
+    this.watch = new ResizeObserver(() => this.stick());
+    for (const it of [this.log, this.turns.box, this.approvals.box]) this.watch.observe(it);
     this.drawHead();
   }
 
   close() {
+    this.watch.disconnect();
     this.closed = true;
     this.tail?.stop();
     this.approvals.close();
@@ -191,7 +194,8 @@ export class Conversation {
   }
 
   took(session) {
-    this.session = { ...this.session, ...session };
+    const first_line = session.first_line ?? this.session?.first_line ?? this.turns.first ?? null;
+    this.session = { ...this.session, ...session, first_line };
     this.drawHead();
     this.hears.changed(this.session);
   }

@@ -57,6 +57,9 @@ export function older(root) {
 /** What a conversation is called: its name, or how it begins. */
 export const title = (session) => oneLine(session.name || session.first_line || session.last_line || "") || "New conversation";
 
+/** A line of markdown without its marks. */
+export const plainly = (text) => oneLine(text).replace(/\*\*|__|~~|`+|^#{1,6} |^> |!?\[([^\]]*)\]\([^)]*\)/g, "$1");
+
 /** A value as indented JSON; what can't be seen in it is written as its code. */
 export function json(value) {
   if (value === undefined) return "";

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { el, fill, oneLine, perFrame } from "./dom.js";
-import { older, time, title } from "./format.js";
+import { older, plainly, time, title } from "./format.js";
 
 export const ROW = 72;
 const BEYOND = 6;
@@ -200,8 +200,8 @@ function rowOf(session) {
     el("span.dot", { title: WORDS[status] || null }, WORDS[status] && el("span.unseen", WORDS[status])),
     el("span.name", { dir: "auto" }, title(session)),
     time(session.updated_at),
-    el("span.line", { dir: "auto" }, oneLine(session.last_line ?? "") || (status === "running" ? "…" : "")),
-    el("span.who", el("bdi", oneLine(session.user_id ?? "nobody")), session.agent && [" · ", el("bdi", oneLine(session.agent))]),
+    el("span.line", { dir: "auto" }, plainly(session.last_line ?? "") || (status === "running" ? "…" : "")),
+    el("span.who", [session.user_id, session.agent].filter(Boolean).map((it, place) => [place ? " · " : "", el("bdi", oneLine(it))])),
   );
 }
 

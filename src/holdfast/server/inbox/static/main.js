@@ -58,12 +58,11 @@ class Page {
 
   heard(name, data) {
     if (name === "session") this.list.update(data);
-    else if (name === "gone") this.gone(data.id);
+    else if (name === "deleted") this.gone(data.id);
+    else if (name === "reload") this.list.start(this.list.filter);
   }
 
   state(state, problem) {
-    if (state === "live" && this.away) this.list.start(this.list.filter);
-    this.away = state !== "live";
     this.offline.textContent = { live: "", away: "offline", ended: problem?.status === 401 ? "no key" : "not live" }[state];
   }
 
@@ -146,7 +145,7 @@ class Page {
   drawNew(holder, agents) {
     const name = "agent";
     const choices = agents.map((it, place) =>
-      el("label.agent", el("input", { type: "radio", name, value: it.name, checked: place === 0 }), el("b", oneLine(it.name)), el("span.kind", it.kind === "agent" ? "" : it.kind), el("small", { dir: "auto" }, oneLine(it.instructions ?? ""))),
+      el("label.offer", el("input", { type: "radio", name, value: it.name, checked: place === 0 }), el("b", oneLine(it.name)), el("span.kind", it.kind === "agent" ? "" : it.kind), el("small", { dir: "auto" }, oneLine(it.instructions ?? ""))),
     );
     const chosen = () => holder.querySelector("input[name=agent]:checked")?.value;
     const says = el("p.says", { role: "status" });
@@ -235,7 +234,7 @@ class Page {
 /** A session without its newest line says nothing against the one that is known. */
 function withoutStale(session, known) {
   if (!known || session.last_line) return session;
-  const { last_line, ...rest } = session;
+  const { last_line, first_line, ...rest } = session;
   return rest.status === "idle" && known.status === "error" ? { ...rest, status: session.version === known.version ? "error" : "idle" } : rest;
 }
 

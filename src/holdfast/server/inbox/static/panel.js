@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { el, exact, fill, oneLine } from "./dom.js";
-import { brief, count, json, long, plural, pre, time } from "./format.js";
+import { brief, count, duration, json, long, plural, pre, time } from "./format.js";
 import { markdown } from "./markdown.js";
 import { runCard } from "./timeline.js";
 import { pathOf } from "./turns.js";
@@ -82,7 +82,7 @@ export class Panel {
     const options = known.map((it) => el("option", { value: it.id, selected: it.id === picked }, `${oneLine(it.agent ?? "run")} · ${it.started ? time(it.started, "clock").textContent : ""} · ${it.status}`));
     const select = el("select", { "aria-label": "Run", onchange: () => ((this.run = select.value), this.draw()) }, options);
     const told = await get(pathOf(this.session.id, "runs", encodeURIComponent(picked), "as-sent"));
-    return [select, told.tries.map((it) => attempt(it, told.tries.length))];
+    return [select, told.tries.map((it, place) => attempt(it, place + 1, told.tries.length))];
   }
 
   async state() {
@@ -108,7 +108,8 @@ export class Panel {
       ["Version", el("span.number", count(it.version))],
       ["Copied from", it.origin && [link(it.origin.session_id), ` at version ${it.origin.version}`]],
       ["Part of", it.parent && link(it.parent)],
-      ...Object.entries(used).map(([name, n]) => [`${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`, el("span.number", count(n))]),
+      ["Time of runs", used.micros && duration(used.micros / 1000)],
+      ...Object.entries(used).filter(([name]) => name !== "micros").map(([name, n]) => [`${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`, el("span.number", count(n))]),
     ].filter(([, value]) => value);
     const metadata = Object.keys(it.metadata ?? {}).length ? [el("h3", "Metadata"), pre(json(it.metadata))] : null;
     return [el("dl.facts", rows.map(([name, value]) => [el("dt", name), el("dd", value)])), metadata];
@@ -127,8 +128,8 @@ function stateOf(scope, values, versions) {
 
 // --- what was sent ---
 
-function attempt(it, of) {
-  const about = [it.model, of > 1 && `try ${it.attempt} of ${of}`, it.status].filter(Boolean).join(" · ");
+function attempt(it, place, of) {
+  const about = [of > 1 && `${place} of ${of}`, it.model, it.status].filter(Boolean).join(" · ");
   const instructions = it.instructions && el("details.fold", el("summary", "Instructions"), el("div.out", long(it.instructions, markdown)));
   const requests = it.requests.map((request, number) => requestOf(request, number, it));
   return el("section.attempt", el("h3", exact(about)), instructions, requests.length ? requests : el("p.nothing", "Nothing was sent."), it.error && el("p.why", exact(it.error)));

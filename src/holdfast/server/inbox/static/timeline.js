@@ -46,9 +46,9 @@ function drawing(run) {
 /** Time to place. A wait for a person may take days: it is drawn as long as a sixth of the rest, and marked. */
 function scaled(spans, run) {
   const from = Math.min(...spans.map((it) => Date.parse(it.started)));
-  const end = run.ended ? Date.parse(run.ended) : Date.now();
+  const end = run.ended && run.status !== "paused" ? Date.parse(run.ended) : Date.now();
   const to = Math.max(end, ...spans.map((it) => Date.parse(it.ended ?? it.started)), from + 1);
-  const pauses = spans.filter((it) => it.kind === "waiting" || it.kind === "queued").map((it) => [Date.parse(it.started), Date.parse(it.ended ?? to)]);
+  const pauses = spans.filter((it) => it.kind === "waiting" || it.kind === "queued").map((it) => [Date.parse(it.started), it.ended ? Date.parse(it.ended) : to]);
   const waited = pauses.reduce((sum, [a, b]) => sum + b - a, 0);
   const worked = Math.max(1, to - from - waited);
   const most = worked / 6;

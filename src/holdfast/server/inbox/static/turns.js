@@ -19,6 +19,7 @@ export class Turns {
     this.orphans = new Map();
     this.began = new Map();
     this.seqs = new Set();
+    this.speaking = null;
   }
 
   add(entries) {
@@ -26,7 +27,10 @@ export class Turns {
   }
 
   addBefore(entries) {
+    const speaking = this.speaking;
+    this.speaking = null;
     this.box.prepend(...this.nodes(entries));
+    this.speaking = speaking;
   }
 
   nodes(entries) {
@@ -56,9 +60,12 @@ export class Turns {
 
   turn(entry, body) {
     const mine = entry.data.role === "user";
+    if (mine && this.seqs.has(1)) this.first ??= oneLine(entry.data.parts.find((it) => it.type === "text")?.content ?? "").slice(0, 200);
+    const more = !mine && this.speaking === entry.run_id && entry.run_id !== null;
+    this.speaking = mine ? null : entry.run_id;
     const who = mine ? this.user() || "user" : entry.agent || entry.data.role;
     const head = el("header", el("b.who", el("bdi", oneLine(entry.data.name || who))), time(entry.time, "clock"), el("span.gap"), this.actions(entry));
-    return [el(`article.turn.${mine ? "user" : "agent"}`, { data: { seq: entry.seq, run: entry.run_id ?? "" } }, head, body)];
+    return [el(`article.turn.${mine ? "user" : "agent"}${more ? ".more" : ""}`, { data: { seq: entry.seq, run: entry.run_id ?? "" } }, head, body)];
   }
 
   call(entry, part) {
@@ -92,12 +99,14 @@ export class Turns {
 
   asked(entry) {
     const call = this.calls.get(`${entry.run_id}/${entry.data.via?.call ?? entry.data.call?.id}`);
-    if (call) call.state.textContent = "waits";
+    if (call) hold(call);
     return [];
   }
 
   decision(entry) {
     const { outcome, value } = entry.data;
+    for (const call of this.callsOf(entry.run_id)) call.at = Date.parse(entry.time);
+    this.speaking = null;
     const words = { approve: "approved", deny: "denied", answer: "answered", supply: "result supplied", retry: "tried again", cancel: "cancelled" };
     const reason = typeof value === "string" && value ? `: ${oneLine(value)}` : value && outcome === "approve" ? ", with changes" : "";
     return line(words[outcome] ?? outcome, reason);
@@ -120,10 +129,15 @@ export class Turns {
     return [el(`div.end.${status}`, { role: "note", data: { run: entry.run_id } }, el("b", ENDS[status] ?? status), error && el("span.why", { dir: "auto" }, clean(error)), el("span", about))];
   }
 
+  /** The calls of a run that have no result. */
+  callsOf(run) {
+    return [...this.calls].filter(([key, it]) => key.startsWith(`${run}/`) && it.node.classList.contains("pending")).map(([, it]) => it);
+  }
+
   stopCalls(run, status) {
-    for (const [key, call] of this.calls) {
-      if (!key.startsWith(`${run}/`) || !call.node.classList.contains("pending")) continue;
-      call.state.textContent = status === "paused" ? "waits" : "no result";
+    for (const call of this.callsOf(run)) {
+      if (status === "paused") hold(call);
+      else call.state.textContent = "no result";
     }
   }
 }
@@ -137,7 +151,12 @@ function answered(call, response, at) {
   call.node.querySelector("summary .args").after(el("span.gave", brief(response, 60)));
 }
 
-const line = (...text) => [el("div.line", el("span", text))];
+function hold(call) {
+  call.node.classList.add("held");
+  call.state.textContent = "waits";
+}
+
+const line = (...text) => [el("div.cut", el("span", text))];
 
 /** Something folded: drawn when it is opened. */
 export function folded(kind, name, draw) {
