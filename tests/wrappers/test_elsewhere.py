@@ -63,5 +63,5 @@ class TestDynamoDB(BackendSuite):
 @pytest.mark.parametrize("scheme", ["redis", "postgresql", "dynamodb"])
 def test_the_wrapped_declare_what_the_bare_do(scheme: str) -> None:
     bare = backend_for(f"{scheme}://127.0.0.1:1/0" if scheme != "dynamodb" else "dynamodb://eu-west-1/x")
-    given = all_of_them(bare).capabilities
-    assert msgspec.structs.replace(given, max_entry_bytes=0) == msgspec.structs.replace(bare.capabilities, max_entry_bytes=0)
+    given, bare = all_of_them(bare).capabilities, bare.capabilities
+    assert msgspec.structs.replace(given, max_entry_bytes=0) == msgspec.structs.replace(bare, max_entry_bytes=0, sealed=True)
