@@ -28,6 +28,11 @@ class Watched:
         """Whether anything is around model calls."""
         return bool(self._model)
 
+    @property
+    def tools(self) -> bool:
+        """Whether anything is around tool calls."""
+        return bool(self._tool)
+
     def call(self, messages: Sequence[Message]) -> ModelCall:
         """The next model call; the engine adds what it knows of it."""
         self._asked += 1

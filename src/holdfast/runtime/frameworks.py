@@ -24,5 +24,24 @@ def _pydantic(it: Any) -> Agent:
     return Agent(it, name=it.name)
 
 
-_FRAMEWORKS: dict[str, Callable[[Any], Agent]] = {"pydantic_ai.AbstractAgent": _pydantic}
+def _openai_agents(it: Any) -> Agent:
+    from .. import Agent
+    from ..adapters.openai_agents import AgentsEngine
+
+    return Agent(AgentsEngine(it), name=it.name)
+
+
+def _langgraph(it: Any) -> Agent:
+    from .. import Agent
+    from ..adapters.langgraph import GraphEngine
+
+    return Agent(GraphEngine(it), name=None if it.name == _UNNAMED_GRAPH else it.name)
+
+
+_UNNAMED_GRAPH = "LangGraph"
+_FRAMEWORKS: dict[str, Callable[[Any], Agent]] = {
+    "pydantic_ai.AbstractAgent": _pydantic,
+    "agents.Agent": _openai_agents,
+    "langgraph.Pregel": _langgraph,
+}
 """By the package and the name of a class that its agents are of."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from ...errors import MissingExtra
 
 try:
+    from .engine import GraphEngine
     from .saver import HoldfastSaver
     from .store import HoldfastStore
 except ModuleNotFoundError as error:
@@ -17,4 +18,4 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtra('LangGraph 1.2 or newer is not installed: pip install "holdfast[langgraph]"') from error
 
-__all__ = ["HoldfastSaver", "HoldfastStore"]
+__all__ = ["GraphEngine", "HoldfastSaver", "HoldfastStore"]

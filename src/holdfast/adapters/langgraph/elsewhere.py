@@ -16,6 +16,8 @@ from ...entries import Entry
 from ...messages import Blob, File, Message, Part, Text, ToolCall, ToolResult, Uri
 
 _ENTRIES = "holdfast_entries"
+INTERRUPT = "langgraph/1+interrupt"
+"""The format of a message that stands for an interrupt of a graph, as calls whose results it goes on with: no message of the graph."""
 
 
 def entries_behind(message: BaseMessage) -> list[str]:
@@ -26,13 +28,21 @@ def entries_behind(message: BaseMessage) -> list[str]:
 
 def unseen(entries: Iterable[Entry], channel: Any) -> list[BaseMessage]:
     """The messages of `entries`, without those that the channel's messages were made from."""
+    return as_theirs(((entry.id, entry.message()) for entry in entries), channel)
+
+
+def as_theirs(said: Iterable[tuple[str, Message]], channel: Any) -> list[BaseMessage]:
+    """What was said, each message with the id of its entry, without what the channel's messages were made from."""
     values = cast("list[Any]", channel) if isinstance(channel, list) else []
-    seen = {id for value in values if isinstance(value, BaseMessage) for id in entries_behind(value)}
+    seen = {id for value in values if isinstance(value, BaseMessage) for id in (*entries_behind(value), value.id)}
+    asked: set[str | None] = set()
     messages: list[BaseMessage] = []
-    for entry in entries:
-        if entry.id not in seen:
-            for number, message in enumerate(_messages(entry.message())):
-                _add(messages, message, entry.id, number)
+    for entry_id, said_there in said:
+        if said_there.native is not None and said_there.native.format == INTERRUPT:
+            asked |= {part.id for part in said_there.parts if isinstance(part, ToolCall)}
+        elif entry_id not in seen and not any(part.id in asked for part in said_there.parts if isinstance(part, ToolResult)):
+            for number, message in enumerate(_messages(said_there)):
+                _add(messages, message, entry_id, number)
     return messages
 
 

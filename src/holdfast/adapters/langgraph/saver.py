@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeAlias, TypeVar, cast
+from copy import copy
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
@@ -22,7 +23,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 
-from ... import Store, sync
+from ... import Message, Store, sync
 from ...entries import NewEntry
 from ...errors import InvalidId, InvalidValue
 from ...ids import check_session_id
@@ -32,7 +33,7 @@ from .memo import remembering
 from .records import FORM, Found, Place, Record, Write
 from .sealed import new_seals, steady
 from .threads import Draft, Threads
-from .transcript import entry_of
+from .transcript import entry_of, shown
 from .turns import Turn, Turns, calling_loop
 
 UserId: TypeAlias = str | Callable[[RunnableConfig], str | None] | None
@@ -72,6 +73,17 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         self._blocking = sync.Store(self.store)
         self._user_id = user_id
         self._turns = Turns(self.store, wait, lease) if exclusive else None
+        self._fence: int | None = None
+
+    def under(self, fence: int | None) -> Self:
+        """This checkpointer for a run that holds the session's claim: it waits for nobody, and stores nothing once that claim has ended."""
+        other = copy(self)
+        other._turns, other._fence = None, fence
+        return other
+
+    def shown(self, thread_id: str, message: BaseMessage) -> Message:
+        """A message of a graph as its session shows it."""
+        return shown(message, refer(message, self._steady(thread_id), {}))
 
     # --- reading ---
 
@@ -311,7 +323,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     @asynccontextmanager
     async def _turn(self, config: RunnableConfig) -> AsyncGenerator[Turn | None]:
         if self._turns is None:
-            yield None
+            yield self._held(config)
         else:
             async with self._turns.turn(config, _place(config), self._user(config)) as turn:
                 yield turn
@@ -319,10 +331,13 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     @contextmanager
     def _turn_blocking(self, config: RunnableConfig) -> Generator[Turn | None]:
         if self._turns is None:
-            yield None
+            yield self._held(config)
         else:
             with self._turns.turn_blocking(config, _place(config), self._user(config)) as turn:
                 yield turn
+
+    def _held(self, config: RunnableConfig) -> Turn | None:
+        return None if self._fence is None else Turn(_thread(config), self._fence)
 
     # --- between LangGraph's values and ours ---
 

@@ -66,13 +66,17 @@ def entry_of(value: Any, ref: Ref) -> NewEntry | None:
     message = _message(value)
     if message is not None and entries_behind(message):
         return None
+    return NewEntry((message and message.id) or new_id(), MESSAGE, encode_message(shown(value, ref)), time=now())
+
+
+def shown(value: Any, ref: Ref) -> Message:
+    """`value` as everybody reads it, with where it is itself."""
+    message = _message(value)
     native = Native(FORMAT, msgspec.Raw(msgspec.json.encode({"chunk": name_of(ref)})))
     if message is None:
-        shown = Message("other", (Other(type(value).__name__, {}),), native=native)
-    else:
-        role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, message.type)
-        shown = Message(role, tuple(_parts(message)), message.name, native)
-    return NewEntry((message and message.id) or new_id(), MESSAGE, encode_message(shown), time=now())
+        return Message("other", (Other(type(value).__name__, {}),), native=native)
+    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, message.type)
+    return Message(role, tuple(_parts(message)), message.name, native, message.id)
 
 
 def _message(value: Any) -> BaseMessage | None:

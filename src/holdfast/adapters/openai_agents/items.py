@@ -164,10 +164,10 @@ def _text_or_none(value: Any) -> str | None:
 # --- to the SDK: somebody else's message as items --------------------------------------------------------------------
 
 
-def input_of(messages: Iterable[Message]) -> list[Any]:
+def input_of(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Messages, which are valid for any provider, as the input of a run."""
     unnamed: deque[str] = deque()
-    found: list[Any] = []
+    found: list[dict[str, Any]] = []
     for place, message in enumerate(messages):
         verbatim = verbatim_of(message.native.format, message.native.data) if message.native else None
         found += list(items_of(message, message.id or str(place), unnamed)) if verbatim is None else verbatim
