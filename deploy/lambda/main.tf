@@ -5,7 +5,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 5.0"
+      version = ">= 6.29"
     }
   }
 }
@@ -105,6 +105,14 @@ resource "aws_lambda_permission" "url" {
   function_name          = aws_lambda_function.agents.function_name
   principal              = "*"
   function_url_auth_type = "NONE"
+}
+
+resource "aws_lambda_permission" "invoke" {
+  statement_id             = "FunctionURLAllowInvokeAction"
+  action                   = "lambda:InvokeFunction"
+  function_name            = aws_lambda_function.agents.function_name
+  principal                = "*"
+  invoked_via_function_url = true
 }
 
 output "url" {
