@@ -19,6 +19,7 @@ from . import copy, db, keys, search, sessions
 from .chat import chat
 from .command import COMMON, CONTEXT, Terminal, command, help_alone, known_as, option
 from .output import failed
+from .serve import serve
 
 USAGE, FAULT, INTERRUPTED = 2, 1, 130
 _HINTS: dict[type[HoldfastError], str] = {
@@ -86,6 +87,7 @@ def _code(error: Exception) -> int:
 _PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 app = typer.Typer(cls=Root, **_PLAIN)
 command(app, "chat")(chat)
+command(app, "serve")(serve)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(db.app, name="db")
 app.add_typer(keys.app, name="keys")

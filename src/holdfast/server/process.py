@@ -7,6 +7,7 @@ that time away, the third ends the process as it is.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -22,12 +23,14 @@ from fastapi import FastAPI
 
 from .. import Store, UsageError
 from ..runtime import Runtime
-from ..runtime.settings import Found
+from ..runtime.settings import Found, ServerSettings
 from .app import create_app
+from .callers import check_exposed
 
 if TYPE_CHECKING:
     from .going import Going
 
+__all__ = ["Serve", "Server", "about", "bound", "check_exposed", "log_to_stderr", "serve", "server_settings", "set_up"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _BACKLOG = 2048
 _STORED = ("session.url", "session.type", "session.sqlite", "session.redis", "session.postgres", "session.dynamodb")
@@ -42,13 +45,18 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     server: dict[str, Any] = {}
 
 
+def server_settings(found: Found, serve: Serve) -> ServerSettings:
+    """As set, and before that as said."""
+    return msgspec.structs.replace(found.settings.server, **serve.server)
+
+
 def set_up(found: Found, serve: Serve) -> Runtime:
     """The runtime that is served. Its store: as said, as set, the first agent's, or ./holdfast.db. `UsageError` without agents."""
     settings = found.settings
     session: dict[str, Any] = {"url": serve.store, "tenant": serve.tenant}
     session = {name: value for name, value in session.items() if value is not None}
     replace = msgspec.structs.replace
-    settings = replace(settings, session=replace(settings.session, **session), server=replace(settings.server, **serve.server))
+    settings = replace(settings, session=replace(settings.session, **session), server=server_settings(found, serve))
     named = serve.store is not None or any(name.startswith(_STORED) for name in found.sources)
     agents = [*settings.agents, *[it for it in serve.targets if it not in settings.agents]]
     settings = replace(settings, agents=agents)
@@ -136,6 +144,12 @@ async def serve(runtime: Runtime, listening: socket.socket, *, ready: Callable[[
     """Serve until a signal says to stop. `ready` is called once requests are answered."""
     server = Server(create_app(runtime), ready=lambda: ready(server))
     await server.serve([listening])
+
+
+def log_to_stderr() -> None:
+    """What happens, on stderr: of ours all that matters, of others what is wrong."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("holdfast").setLevel(logging.INFO)
 
 
 def about(runtime: Runtime) -> dict[str, Any]:
