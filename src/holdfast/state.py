@@ -147,7 +147,7 @@ def encode_value(key: str, value: Any) -> bytes:
     try:
         return encode(value)
     except InvalidValue as error:
-        raise InvalidValue(f"state[{key.removeprefix(CACHE_PREFIX)!r}] can't be stored: {error}") from None
+        raise InvalidValue(f"state[{unprefixed(key)!r}] can't be stored: {error}") from None
 
 
 def check_key(key: object) -> str:
@@ -159,6 +159,11 @@ def check_key(key: object) -> str:
     if not key or not key.isprintable() or len(key) * 4 > MAX_KEY_BYTES < len(key.encode()):
         raise InvalidId(f"state key {key[:80]!r}: 1 to {MAX_KEY_BYTES} bytes of printable text are allowed")
     return key
+
+
+def unprefixed(key: str) -> str:
+    """The key without what sets a part of the state apart from users' own: the cache, and what agents and adapters keep."""
+    return key.partition(":")[2] if key.startswith("\x1f") else key
 
 
 class KeyValues(MutableMapping[str, Any]):

@@ -18,7 +18,7 @@ from .errors import Corrupt, InvalidId, InvalidValue, SchemaMismatch
 from .ids import check_session_id, new_id, new_incarnation, now
 from .large import left_out
 from .messages import decode_message
-from .state import CACHE_PREFIX, check_key
+from .state import check_key, unprefixed
 from .values import decode
 
 FORM = 1
@@ -136,7 +136,7 @@ class _Reader:
 
     def _state(self, line: _Line) -> None:
         decode(bytes(line.value))
-        self.puts.append(Put(check_key(line.key.removeprefix(CACHE_PREFIX)) and line.key, bytes(line.value)))
+        self.puts.append(Put(check_key(unprefixed(line.key)) and line.key, bytes(line.value)))
 
     def _entry(self, line: _Line) -> None:
         if line.seq != len(self.entries) + 1:

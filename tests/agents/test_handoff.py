@@ -226,3 +226,12 @@ async def test_middleware_may_keep_the_conversation_where_it_is(chat: Models, me
     desk = Desk(chat, memory, [hand("billing"), "Come back tomorrow."], middleware=[Closed()])
     output = await desk.team.run("hi", session_id="s")
     assert (output.content, output.agent) == ("Come back tomorrow.", "desk")
+
+
+async def test_a_copy_and_an_import_are_with_whoever_has_the_conversation(chat: Models, store: Store) -> None:
+    desk = Desk(chat, store, [hand("billing")], ["Which order?", "in the fork", "in the import"])
+    await desk.team.run("hi", session_id="s")
+    fork = await (await there(desk.team, "s")).fork("fork")
+    assert (await desk.team.run("7", session=fork)).content == "in the fork"
+    await store.import_([line async for line in store.export("s")], session_id="import")
+    assert (await desk.team.run("7", session_id="import")).content == "in the import"
