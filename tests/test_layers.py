@@ -45,6 +45,8 @@ MAY_IMPORT = {  # top-level module -> the others it may import; "holdfast" is th
 for name in ("cli", "server"):
     MAY_IMPORT[name] = MAY_IMPORT[name] | {"runtime"}
 MAY_IMPORT["cli"] |= {"server"}
+MAY_IMPORT["runtime"] = MAY_IMPORT["runtime"] | {"adapters"}  # a framework's agent finds its adapter by its class
+MAY_IMPORT["server"] |= {"info", "requirements", "runs"}  # it tells of sessions from their heads and logs
 MAY_IMPORT["store"] |= DRIVERS  # the one edge out of order: a store finds its backend by the URL's scheme and wraps it
 MAY_IMPORT["recall"] |= DRIVERS  # its index is a file of SQLite too, and it reads past a store's cache
 

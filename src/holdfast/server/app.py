@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,6 +24,7 @@ from .guard import Guard, SafeHeaders
 from .inbox import add_inbox
 from .limits import BodyLimit
 from .metrics import Observed
+from .openapi import describe, operation_id
 from .paths import SlashesInIds
 from .problems import Problem, answer
 from .routes import about, metrics, reading, requirements, runs, sessions, state, tails
@@ -41,14 +42,21 @@ def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> Fast
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None]:
         await runtime.store.backend.open()
-        async with Taking(serving.queue, serving.going, serving.under):
+        async with Taking(serving.queue, serving.going, serving.under) if serving.takes else nullcontext():
             yield
             await serving.going.stop(serving.settings.grace)
         await runtime.store.close()
 
     named: dict[str, Any] = {"title": "Holdfast", "version": holdfast.__version__, "description": "Agents and their sessions."}
-    app = FastAPI(**named, lifespan=life, docs_url=None, redoc_url=None)  # their pages would have scripts of another website
+    app = FastAPI(
+        **named,
+        lifespan=life,
+        generate_unique_id_function=operation_id,
+        docs_url=None,  # their pages would have scripts of another website
+        redoc_url=None,
+    )
     app.state.serving = serving
+    describe(app)
     for router in ROUTERS:
         app.include_router(router)
     if serving.settings.inbox:

@@ -18,13 +18,16 @@ from starlette.responses import Response
 from .. import (
     Conflict,
     Fenced,
+    FileNotFound,
     HoldfastError,
     InvalidId,
     InvalidValue,
+    MissingExtra,
     SessionBusy,
     SessionExists,
     SessionGone,
     SessionNotFound,
+    StoreClosed,
     StoreError,
     StoreUnavailable,
     TooLarge,
@@ -36,6 +39,7 @@ log = logging.getLogger("holdfast.server")
 MEDIA_TYPE = "application/problem+json"
 _STATUSES: tuple[tuple[type[HoldfastError], int], ...] = (
     (SessionNotFound, 404),
+    (FileNotFound, 404),
     (SessionGone, 410),
     (SessionExists, 409),
     (SessionBusy, 409),
@@ -43,10 +47,12 @@ _STATUSES: tuple[tuple[type[HoldfastError], int], ...] = (
     (Fenced, 409),
     (TooLarge, 413),
     (Unsupported, 501),
+    (MissingExtra, 500),
     (InvalidId, 422),
     (InvalidValue, 422),
     (UsageError, 422),
     (StoreUnavailable, 503),
+    (StoreClosed, 503),
     (StoreError, 500),
 )
 """By the first class that fits."""

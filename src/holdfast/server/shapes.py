@@ -143,7 +143,7 @@ class SessionTold(Told):
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None
-    counts: dict[str, float]
+    counts: dict[str, int]
     waiting: bool
     running: bool
     parent: str | None

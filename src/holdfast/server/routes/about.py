@@ -19,7 +19,7 @@ class AgentTold(BaseModel):
 
 
 @router.get("/agents")
-async def agents(caller: Whoever, here: Here) -> list[AgentTold]:
+async def list_agents(caller: Whoever, here: Here) -> list[AgentTold]:
     """The agents that can be run."""
     kinds = ((Team, "team"), (Workflow, "workflow"))
     return [

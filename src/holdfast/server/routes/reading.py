@@ -24,7 +24,7 @@ _PAGES = 5
 
 
 @router.get("/sessions/{session_id}/entries", tags=["sessions"])
-async def entries(
+async def list_entries(
     session_id: Whole,
     caller: Whoever,
     here: Here,
@@ -49,7 +49,7 @@ async def entries(
 
 
 @router.get("/sessions/{session_id}/runs/{run_id}/as-sent", tags=["runs"])
-async def run_as_sent(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> AsSentTold:
+async def read_as_sent(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> AsSentTold:
     """What a run sent to its model, try by try and request by request, as its session recorded it."""
     session = await here.session(caller, session_id)
     found = await as_sent(session, run_id)
@@ -65,7 +65,7 @@ async def run_as_sent(session_id: Whole, run_id: Whole, caller: Whoever, here: H
 
 
 @router.get("/sessions/{session_id}/files", tags=["sessions"])
-async def files(session_id: Whole, caller: Whoever, here: Here) -> list[FileTold]:
+async def list_files(session_id: Whole, caller: Whoever, here: Here) -> list[FileTold]:
     """The files kept with a session, by name."""
     return [FileTold.of(it) for it in await (await here.session(caller, session_id)).list_files()]
 
@@ -79,7 +79,7 @@ async def read_file(session_id: Whole, name: Whole, caller: Whoever, here: Here)
 
 
 @router.get("/sessions/{session_id}/state-versions", tags=["state"])
-async def state_versions(session_id: Whole, caller: Whoever, here: Here) -> VersionsTold:
+async def read_state_versions(session_id: Whole, caller: Whoever, here: Here) -> VersionsTold:
     """At which version of the session each key of its state was last changed."""
     session = await here.session(caller, session_id)
     rows = {key: session.cells.rows[key].version for key in session.state}

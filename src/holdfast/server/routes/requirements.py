@@ -15,7 +15,7 @@ router = APIRouter(tags=["requirements"])
 
 
 @router.get("/requirements")
-async def requirements(caller: Whoever, here: Here, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[RequirementTold]:
+async def list_requirements(caller: Whoever, here: Here, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[RequirementTold]:
     """What has to be decided in the caller's sessions (an admin's: everybody's), the newest session first."""
     found: list[RequirementTold] = []
     async for info, it in here.store(caller).requirements(user_id=caller.user):
@@ -26,7 +26,7 @@ async def requirements(caller: Whoever, here: Here, limit: Annotated[int, Query(
 
 
 @router.get("/sessions/{session_id}/requirements")
-async def of_session(session_id: Whole, caller: Whoever, here: Here) -> list[RequirementTold]:
+async def list_session_requirements(session_id: Whole, caller: Whoever, here: Here) -> list[RequirementTold]:
     """What has to be decided in one session."""
     session = await here.session(caller, session_id)
     return [RequirementTold.of(it, session_id) for it in await session.requirements()]

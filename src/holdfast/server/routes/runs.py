@@ -28,7 +28,7 @@ Idempotency = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 @router.post("/run", response_model=RunTold | RunBegun)
-async def run(
+async def run_agent(
     asked: RunRequest, caller: Whoever, here: Here, request: Request, response: Response, idempotency_key: Idempotency = None
 ) -> Any:
     """Run an agent on a session. With `Idempotency-Key` (or `run_id`) the call is safe to repeat: the same run, never another.
@@ -90,7 +90,7 @@ async def _answered(here: Serving, running: Any, under: Under) -> RunTold:
 
 
 @router.get("/sessions/{session_id}/runs")
-async def runs(session_id: Whole, caller: Whoever, here: Here, last: Annotated[int, Query(ge=1, le=200)] = 20) -> list[RunInfoTold]:
+async def list_runs(session_id: Whole, caller: Whoever, here: Here, last: Annotated[int, Query(ge=1, le=200)] = 20) -> list[RunInfoTold]:
     """The newest runs of a session, in the order they began."""
     session = await here.session(caller, session_id)
     return [RunInfoTold.of(it) for it in await session.runs(last=last)]
@@ -107,7 +107,9 @@ async def read_run(session_id: Whole, run_id: Whole, caller: Whoever, here: Here
 
 
 @router.get("/sessions/{session_id}/timeline")
-async def timeline(session_id: Whole, caller: Whoever, here: Here, last: Annotated[int, Query(ge=1, le=50)] = 20) -> list[RunDetailTold]:
+async def read_timeline(
+    session_id: Whole, caller: Whoever, here: Here, last: Annotated[int, Query(ge=1, le=50)] = 20
+) -> list[RunDetailTold]:
     """As the list of runs, each in detail: for drawing when what was done, and what it took."""
     session = await here.session(caller, session_id)
     told: list[RunDetailTold] = []
@@ -119,7 +121,7 @@ async def timeline(session_id: Whole, caller: Whoever, here: Here, last: Annotat
 
 
 @router.get("/sessions/{session_id}/runs/{run_id}/events", response_class=Response)
-async def run_events(session_id: Whole, run_id: Whole, caller: Whoever, here: Here, request: Request) -> Any:
+async def follow_run(session_id: Whole, run_id: Whole, caller: Whoever, here: Here, request: Request) -> Any:
     """What a run tells, as server-sent events, from behind `Last-Event-ID` on: while it goes on in any worker, and after its end."""
     session = await here.session(caller, session_id)
     if await session.get_run(run_id) is None:
@@ -154,7 +156,7 @@ def _agent_of(here: Serving, name: str | None) -> str | None:
 
 
 @router.post("/sessions/{session_id}/runs/{run_id}/cancel")
-async def cancel(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> RunInfoTold:
+async def cancel_run(session_id: Whole, run_id: Whole, caller: Whoever, here: Here) -> RunInfoTold:
     """Cancel a run that is under way, queued or paused, in any worker; one that is over stays as it is."""
     session = await here.session(caller, session_id)
     if await session.get_run(run_id) is None:

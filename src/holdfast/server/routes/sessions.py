@@ -23,7 +23,7 @@ Limit = Annotated[int, Query(ge=1, le=200)]
 
 
 @router.get("")
-async def sessions(
+async def list_sessions(
     caller: Whoever,
     here: Here,
     limit: Limit = 50,
@@ -52,7 +52,7 @@ async def sessions(
 
 
 @router.post("", status_code=201)
-async def create(given: SessionRequest, caller: Whoever, here: Here) -> SessionTold:
+async def create_session(given: SessionRequest, caller: Whoever, here: Here) -> SessionTold:
     """Make a session; 409 where there is one with this id."""
     caller = caller.becoming(given.user_id)
     store, user = here.store(caller), caller.owner
@@ -67,13 +67,13 @@ async def create(given: SessionRequest, caller: Whoever, here: Here) -> SessionT
 
 
 @router.get("/{session_id}")
-async def read(session_id: Whole, caller: Whoever, here: Here) -> SessionTold:
+async def read_session(session_id: Whole, caller: Whoever, here: Here) -> SessionTold:
     """One session."""
     return SessionTold.of((await here.session(caller, session_id)).info)
 
 
 @router.patch("/{session_id}")
-async def change(session_id: Whole, given: SessionPatch, caller: Whoever, here: Here) -> SessionTold:
+async def change_session(session_id: Whole, given: SessionPatch, caller: Whoever, here: Here) -> SessionTold:
     """Name a session (or have it named), change its metadata, its time to live."""
     session = await here.session(caller, session_id)
     if given.autogenerate:
@@ -90,7 +90,7 @@ async def change(session_id: Whole, given: SessionPatch, caller: Whoever, here: 
 
 
 @router.delete("/{session_id}", status_code=204)
-async def delete(session_id: Whole, caller: Whoever, here: Here) -> Response:
+async def delete_session(session_id: Whole, caller: Whoever, here: Here) -> Response:
     """Remove a session and everything it holds."""
     if not await here.store(caller).delete(session_id, user_id=caller.user):
         raise not_found(f"session {session_id!r}")
@@ -99,7 +99,7 @@ async def delete(session_id: Whole, caller: Whoever, here: Here) -> Response:
 
 
 @router.post("/{session_id}/clear")
-async def clear(session_id: Whole, caller: Whoever, here: Here) -> SessionTold:
+async def clear_session(session_id: Whole, caller: Whoever, here: Here) -> SessionTold:
     """Remove all history, state and files; the session, its name and owner stay."""
     session = await here.session(caller, session_id)
     session.clear()
@@ -109,14 +109,14 @@ async def clear(session_id: Whole, caller: Whoever, here: Here) -> SessionTold:
 
 
 @router.post("/{session_id}/fork", status_code=201)
-async def fork(session_id: Whole, given: ForkRequest, caller: Whoever, here: Here) -> SessionTold:
+async def fork_session(session_id: Whole, given: ForkRequest, caller: Whoever, here: Here) -> SessionTold:
     """A new session with what this one holds, up to seq `at`."""
     session = await here.session(caller, session_id)
     return SessionTold.of((await session.fork(given.session_id, at=given.at, name=given.name)).info)
 
 
 @router.post("/{session_id}/rewind")
-async def rewind(session_id: Whole, given: RewindRequest, caller: Whoever, here: Here) -> dict[str, int]:
+async def rewind_session(session_id: Whole, given: RewindRequest, caller: Whoever, here: Here) -> dict[str, int]:
     """Go back: what comes after stays in the record, hidden; how many entries that are."""
     session = await here.session(caller, session_id)
     hidden = await session.rewind(to=given.to, last=given.last)
@@ -125,7 +125,7 @@ async def rewind(session_id: Whole, given: RewindRequest, caller: Whoever, here:
 
 
 @router.get("/{session_id}/messages")
-async def messages(
+async def list_messages(
     session_id: Whole,
     caller: Whoever,
     here: Here,
@@ -138,7 +138,7 @@ async def messages(
 
 
 @router.get("/{session_id}/export", response_class=StreamingResponse)
-async def export(session_id: Whole, caller: Whoever, here: Here) -> StreamingResponse:
+async def export_session(session_id: Whole, caller: Whoever, here: Here) -> StreamingResponse:
     """The whole session as JSON Lines, as `holdfast sessions import` reads it."""
     await here.session(caller, session_id)
     lines = here.store(caller).export(session_id, user_id=caller.user)

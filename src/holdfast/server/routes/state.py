@@ -29,14 +29,14 @@ def told(value: Any) -> Any:
 
 
 @router.get("")
-async def read_all(session_id: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> dict[str, Any]:
+async def read_state(session_id: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> dict[str, Any]:
     """Every key with its value."""
     state = await _state(await here.session(caller, session_id), scope)
     return {key: told(state[key]) for key in state}
 
 
 @router.get("/{key}")
-async def read(session_id: Whole, key: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> Any:
+async def read_value(session_id: Whole, key: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> Any:
     """One value; 404 where there is none."""
     state = await _state(await here.session(caller, session_id), scope)
     if key not in state:
@@ -45,8 +45,8 @@ async def read(session_id: Whole, key: Whole, caller: Whoever, here: Here, scope
 
 
 @router.put("/{key}", status_code=204)
-async def write(
-    session_id: str, key: str, value: Annotated[Any, Body()], caller: Whoever, here: Here, scope: Scope = "session"
+async def write_value(
+    session_id: Whole, key: Whole, value: Annotated[Any, Body()], caller: Whoever, here: Here, scope: Scope = "session"
 ) -> Response:
     """Set one value, any JSON; other keys stay. The application's state is written by admins only."""
     session = await here.session(caller, session_id)
@@ -58,7 +58,7 @@ async def write(
 
 
 @router.delete("/{key}", status_code=204)
-async def remove(session_id: Whole, key: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> Response:
+async def delete_value(session_id: Whole, key: Whole, caller: Whoever, here: Here, scope: Scope = "session") -> Response:
     """Delete one key; 404 where there is none."""
     session = await here.session(caller, session_id)
     if scope == "app" and not caller.admin:

@@ -18,7 +18,7 @@ router = APIRouter(tags=["events"])
 
 
 @router.get("/sessions/{session_id}/events", response_class=Response)
-async def session_events(session_id: Whole, caller: Whoever, here: Here, request: Request) -> Any:
+async def follow_session(session_id: Whole, caller: Whoever, here: Here, request: Request) -> Any:
     """What happens in a session, as server-sent events, from behind `Last-Event-ID` on (`?after=` a seq), or from now on.
 
     `entry`: a record of the log as it is stored, each once and in order. `session`: the session itself, at the beginning and whenever
@@ -31,7 +31,7 @@ async def session_events(session_id: Whole, caller: Whoever, here: Here, request
 
 
 @router.get("/events", response_class=Response)
-async def events(caller: Whoever, here: Here, request: Request) -> Any:
+async def follow_sessions(caller: Whoever, here: Here, request: Request) -> Any:
     """Which of the caller's sessions change (an admin's: everybody's), as server-sent events, also since `Last-Event-ID`.
 
     `ready` at the beginning. `session`: one that is new or different, as a list with `lines` shows it. `deleted`: its id. `reload`: too
