@@ -19,7 +19,7 @@ from rich.table import Table
 
 import holdfast
 
-from . import agent, langgraph, openai_agents, recall
+from . import agent, langgraph, openai_agents, recall, serve
 from .flushes import counting_vfs, flushes, seconds
 from .subjects import ANSWER, QUESTION, SUBJECTS, Async, Blocking, Raw, Subject, async_turn
 
@@ -299,6 +299,21 @@ def recall_table(quick: bool) -> None:
         console.print(f"index by {name}: {count / it.seconds:,.0f} messages a second, {it.size / 1e6:.1f} MB")
 
 
+def serve_table(quick: bool) -> None:
+    """`POST /run` beside agno's AgentOS: one request alone, and how many a second from four callers of one session."""
+    lengths, rounds = ([10, 500], 40) if quick else ([10, 5_000], 200)
+    for past in lengths:
+        with folder("real disk") as path:
+            it = serve.measure(path, past, rounds)
+        table = Table(title=f"POST /run, a session of {past:,} runs, SQLite, a model that answers at once", title_justify="left")
+        for column in ("server", "alone, ms", "beside agno", "a second", "times agno"):
+            table.add_column(column, justify="left" if column == "server" else "right")
+        for name, alone in it.alone.items():
+            many, theirs = it.together[name], it.together[serve.THEIRS]
+            table.add_row(name, f"{alone * 1e3:.2f}", f"{alone / it.alone[serve.THEIRS]:.2f}", f"{many:.0f}", f"{many / theirs:.2f}")
+        console.print(table)
+
+
 TABLES = {
     "agent": agent_table,
     "turns": turns_table,
@@ -308,6 +323,7 @@ TABLES = {
     "openai": openai_table,
     "langgraph": langgraph_table,
     "recall": recall_table,
+    "serve": serve_table,
 }
 
 

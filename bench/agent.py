@@ -117,7 +117,7 @@ class Ours:
         self._kind, self._past = kind, past
         self.model = Model()
         tools = [find_order] if kind == KINDS[2] else []
-        options = everything(history) if kind == KINDS[3] else {"history": history}
+        options: dict[str, Any] = everything(history) if kind == KINDS[3] else {"history": history}
         self._agent = Agent(self.model.model, store=Store.open(url), tools=tools, cache_session=cache, **options)
         self._template: list[Entry] = []
         self._session = ""
