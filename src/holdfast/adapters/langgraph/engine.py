@@ -17,7 +17,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Tool
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langgraph.types import Command, Interrupt
-from pydantic import BaseModel
 
 from ... import Message, Native, Reasoning, Session, Store, Text, ToolCall, ToolResult
 from ...agents import Answered, Delta, Done, Held, Said, Turn
@@ -261,6 +260,5 @@ def _spoken(message: Message) -> tuple[str, str]:
 
 def _plain(value: Any) -> Any:
     """The value as plain JSON; as text what is none."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return msgspec.to_builtins(value, enc_hook=str)
+    dump: Any = getattr(value, "model_dump", None)
+    return dump(mode="json") if callable(dump) else msgspec.to_builtins(value, enc_hook=str)

@@ -16,7 +16,6 @@ from agents import Agent, Handoff, RunConfig, RunContextWrapper, RunHooks, Runne
 from agents.items import ItemHelpers, ToolApprovalItem
 from agents.result import RunResult, RunResultStreaming
 from agents.run import DEFAULT_MAX_TURNS
-from pydantic import BaseModel
 
 from ... import Message, Session, State, ToolCall, ToolResult
 from ...agents import Answered, Delta, Done, Held, Said, Turn
@@ -230,6 +229,5 @@ def _open(message: Message) -> list[ToolCall]:
 def _done(output: Any) -> Done:
     if isinstance(output, str) or output is None:
         return Done(output or "")
-    if isinstance(output, BaseModel):
-        return Done(output, output.model_dump(mode="json"))
-    return Done(output, msgspec.to_builtins(output, enc_hook=str))
+    dump: Any = getattr(output, "model_dump", None)
+    return Done(output, dump(mode="json") if callable(dump) else msgspec.to_builtins(output, enc_hook=str))
