@@ -115,6 +115,25 @@ resource "aws_lambda_permission" "invoke" {
   invoked_via_function_url = true
 }
 
+# Goes on with runs that the function's end has cut off, and removes sessions that have expired.
+resource "aws_cloudwatch_event_rule" "schedule" {
+  name                = var.name
+  schedule_expression = "rate(5 minutes)"
+}
+
+resource "aws_cloudwatch_event_target" "schedule" {
+  rule = aws_cloudwatch_event_rule.schedule.name
+  arn  = aws_lambda_function.agents.arn
+}
+
+resource "aws_lambda_permission" "schedule" {
+  statement_id  = "Schedule"
+  action        = "lambda:InvokeFunction"
+  function_name = aws_lambda_function.agents.function_name
+  principal     = "events.amazonaws.com"
+  source_arn    = aws_cloudwatch_event_rule.schedule.arn
+}
+
 output "url" {
   description = "Where the function answers: POST run, GET sessions, and so on below it."
   value       = aws_lambda_function_url.agents.function_url

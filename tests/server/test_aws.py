@@ -28,6 +28,18 @@ KEYS = {name: new_key() for name in ("ada", "bob")}
 ASKED = ServerSettings(auth=Auth(keys=[Key(hash=hash_of(key), user=user) for user, key in KEYS.items()]))
 URL, API = "abcdefgh.lambda-url.eu-central-1.on.aws", "a1b2c3.execute-api.eu-central-1.amazonaws.com"
 
+SCHEDULE: dict[str, Any] = {
+    "version": "0",
+    "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa",
+    "detail-type": "Scheduled Event",
+    "source": "aws.events",
+    "account": "123456789012",
+    "time": "2026-11-20T08:08:00Z",
+    "region": "eu-central-1",
+    "resources": ["arn:aws:events:eu-central-1:123456789012:rule/holdfast"],
+    "detail": {},
+}
+
 
 def function_url(method: str, path: str, body: Any = None, *, query: str = "", user: str = "ada", **more: Any) -> dict[str, Any]:
     """An event of a function URL: the path as it was sent, the stage always `$default`."""
@@ -164,9 +176,19 @@ def test_a_person_decides_in_another_invocation(function: Lambda) -> None:
 
 def test_what_takes_longer_than_the_function_may_is_answered_in_time(function: Lambda) -> None:
     asked = {"message": "slow", "session_id": "late", "run_id": "r3"}
-    assert "same run_id" in is_problem(function(function_url("POST", "/run", asked), Remaining(1.5)), 504)
+    assert "same run_id" in is_problem(function(function_url("POST", "/run", asked), Remaining(2.5)), 504)
     assert body(function(function_url("POST", "/run", asked), Remaining(30)))["content"] == "Hello, slow"
     assert len(body(function(function_url("GET", "/sessions/late/messages")))) == 2
+
+
+def test_a_schedule_goes_on_with_what_was_cut_off(cold: Callable[[], Lambda]) -> None:
+    asked = {"message": "slow", "session_id": "cut", "run_id": "r5", "background": True}
+    with closing(cold()) as function:
+        assert body(function(function_url("POST", "/run", asked), Remaining(2.5)), 202)["status"] == "queued"
+        assert body(function(function_url("GET", "/sessions/cut/runs/r5")))["status"] != "completed"
+    with closing(cold()) as function:
+        assert function(SCHEDULE, Remaining(30)) == {"listed": False, "removed": 0}
+        assert body(function(function_url("GET", "/sessions/cut/runs/r5")))["status"] == "completed"
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """AWS Lambda: the application behind a function URL, or an HTTP API of API Gateway, by their events of format 2.0.
 
-A function is frozen between two events. So an answer goes out whole, and not before the runs that its request began have ended: there are
-no streams, and a run in the background is over when its 202 is told.
+A function is frozen between two events. So an answer goes out whole, and not before the runs that its request began have ended: there
+are no streams, and a run in the background is over when its 202 is told. A run that takes longer than the function may is listed, as by a
+server that stops; a schedule's event goes on with what is listed, and removes what has expired.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from starlette.types import Message, Scope
 
 from .problems import Problem, problem_of
 from .serving import Serving
+from .taking import Taking
 
 MOST = 4_500_000
 """Bytes of an answer: in base64 and as JSON it has to stay below the 6 MB that a function may give."""
-MARGIN = 1.0
-"""Seconds before the function's end at which what is not over is given up, for the answer to go out."""
+MARGIN = 2.0
+"""Seconds before the function's end at which what is not over is handed over, for the answer to go out."""
 _LONG = 900.0
+_EVERY = 0.5
+"""Seconds between two looks at the list of runs, on a schedule's event."""
 Event = Mapping[str, Any]
 
 
@@ -43,13 +47,14 @@ class Lambda:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._runner = asyncio.Runner()
+        self._here: Serving = app.state.serving
         self._stop: asyncio.Event | None = None
         self._life: asyncio.Task[None] | None = None
 
     def __call__(self, event: Event, context: Context | None = None) -> dict[str, Any]:
-        """The answer to one request, in the form that function URLs and API Gateway pass on."""
+        """The answer to one request, in the form that function URLs and API Gateway pass on; to a schedule's event, what was done."""
         seconds = _LONG if context is None else context.get_remaining_time_in_millis() / 1000 - MARGIN
-        return self._runner.run(self._answer(event, time.monotonic() + seconds), context=copy_context())
+        return self._runner.run(self._handled(event, time.monotonic() + seconds), context=copy_context())
 
     def close(self) -> None:
         """End the application as a server does: Lambda tells nobody of its end, so this is for tests and tools."""
@@ -58,8 +63,15 @@ class Lambda:
 
     # --- life ---
 
+    async def _handled(self, event: Event, end: float) -> dict[str, Any]:
+        if event.get("source") == "aws.events":
+            await self._begun()
+            return await self._work(end)
+        return await self._answer(event, end)
+
     async def _begun(self) -> None:
         if self._life is None:
+            self._here.takes = False  # it has no time of its own to go on with the runs of others
             self._stop, up = asyncio.Event(), asyncio.Event()
             self._life = asyncio.create_task(self._live(up, self._stop))
             started = asyncio.create_task(up.wait())
@@ -79,6 +91,17 @@ class Lambda:
         if self._life is not None and self._stop is not None:
             self._stop.set()
             await self._life
+
+    async def _work(self, end: float) -> dict[str, Any]:
+        """Go on with the runs that nobody drives, until none is listed or the time is up, and remove what has expired."""
+        taking = Taking(self._here.queue, self._here.going, self._here.under)
+        while True:
+            listed = await taking.look()
+            if not listed or time.monotonic() >= end:
+                break
+            await asyncio.sleep(_EVERY)
+        await self._settled(end)
+        return {"listed": listed, "removed": await self._here.runtime.store.sweep()}
 
     # --- one request ---
 
@@ -101,6 +124,7 @@ class Lambda:
         streams.cancel()
         late = not work.done()
         if late:
+            await self._here.going.hand_over()
             work.cancel()
             await asyncio.wait({work})
         with suppress(Exception, asyncio.CancelledError):  # the application has answered by then, and noted it in its log
@@ -111,9 +135,9 @@ class Lambda:
             raise Problem(504, "the time of this function is up; what was stored is kept: ask again with the same run_id")
 
     async def _settled(self, end: float) -> None:
-        """Wait for the runs under way: they would be frozen with the function."""
-        serving: Serving = self._app.state.serving
-        await serving.going.settled(end - time.monotonic())
+        """Wait for the runs under way, which would be frozen with the function; hand over what is not over in time."""
+        await self._here.going.settled(end - time.monotonic())
+        await self._here.going.hand_over()
 
 
 def no_streams() -> Problem:

@@ -230,6 +230,10 @@ class Going:
         await asyncio.wait({hurry, settled}, return_when=asyncio.FIRST_COMPLETED)
         for it in (hurry, settled):
             it.cancel()
+        await self.hand_over()
+
+    async def hand_over(self) -> None:
+        """Let go of the runs under way: they are listed, for whoever goes on with them."""
         await asyncio.gather(*[self._let_go(task, it) for task, it in list(self._tasks.items())])
 
     async def _let_go(self, task: asyncio.Task[Any], it: _Driven) -> None:

@@ -34,6 +34,7 @@ class Serving:
         self.metrics = Metrics()
         self.queue = RunQueue(lambda tenant: self.store(Caller(tenant=tenant, role="admin")), runtime.settings.session.tenant)
         self.going = Going(limits.runs, self.metrics, self.queue, self.name_of, settings.lease)
+        self.takes = True  # whether it goes on with runs that nobody drives
         self.streams = Streams(limits.streams)
         self.audit = Audit()
         self._rates = Rates(limits.rate, limits.burst)
