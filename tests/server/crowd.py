@@ -54,7 +54,8 @@ def runtime(model: str) -> Runtime:
 
 def application(model: str, **settings: Any) -> FastAPI:
     """An application whose callers are `PEOPLE`."""
-    return create_app(runtime(model), ServerSettings(**{"auth": AUTH, **settings}))
+    given: dict[str, Any] = {"auth": AUTH, **settings}
+    return create_app(runtime(model), ServerSettings(**given))
 
 
 def bearing(name: str | None) -> dict[str, str]:

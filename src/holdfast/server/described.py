@@ -36,7 +36,7 @@ def _asking(app: FastAPI) -> Iterator[tuple[str, str]]:
     for context in iter_route_contexts(app.routes):
         route = context.original_route
         if isinstance(route, APIRoute) and route.include_in_schema and _asks(route.dependant):
-            yield from ((str(context.path), method.lower()) for method in route.methods)
+            yield from ((str(context.path), method.lower()) for method in route.methods or ())
 
 
 def _asks(it: Dependant) -> bool:
