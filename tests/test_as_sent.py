@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from holdfast import Agent, History, Message, Session, Store, Text, ToolCall, ToolResult, user
-from holdfast.agents import Summaries, Team, tool
+from holdfast.agents import ContextProvider, Prehook, Summaries, Team, tool
 from holdfast.agents.record import as_sent
 from holdfast.cli.app import app
 from holdfast.models import OpenAIChat, OpenAIResponses
@@ -162,6 +162,33 @@ async def test_whoever_has_the_conversation_is_told_what_it_was_told(desk: Desks
     assert [run.window["model"] for run in await session.runs()] == ["small", "small", "gpt-5.2"]
     page = (await show("s", "--as-sent", "last", "-s", it.url)).stdout
     assert page.index("Refunds.") < page.index("of gpt-5.2, from here on") < page.rindex("Greet people.")
+
+
+async def test_what_hooks_and_providers_made_of_it(desk: Desks) -> None:
+    """Also of a run that failed at its first request, and of one that goes on: hooks are not asked again, providers are."""
+
+    class Politely(Prehook):
+        asked = 0
+
+        async def on_run(self, session: Session, agent: Any, requests: Any) -> Any:
+            self.asked += 1
+            return [user(f"Please ({self.asked}): {requests[0].text}")]
+
+    class Known(ContextProvider):
+        async def before_run(self, *, agent: Any, session: Session, context: Any, state: Any) -> None:
+            state["runs"] = state.get("runs", 0) + 1
+            context.extend_messages(self.source_id, [user(f"I was here {state['runs']} times.")])
+            context.extend_instructions(self.source_id, "Be kind.")
+
+    it = desk(["One.", Answer(status=400), LOOKS, Answer(status=400), "Two."])
+    agent = it.agent(instructions=lambda: "Be brief.", prehooks=[Politely()], context_providers=[Known("known")])
+    await agent.run("hi")
+    for _ in range(2):
+        with pytest.raises(Exception, match="400"):
+            await agent.run("where are they?", run_id="r")
+    await agent.run("where are they?", run_id="r")
+    await it.check()
+    assert [message.text for message in await (await it.session()).get_messages() if message.role == "system"] == ["Be brief."]
 
 
 async def test_a_run_that_was_queued(desk: Desks) -> None:

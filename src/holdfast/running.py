@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ class Run:
         """What the model was sent, for the record: stored with the run's end, and with its beginning as far as it is known then."""
         self.unsaved: tuple[Message, ...] = ()
         """Messages to be stored with the end even if the run fails."""
+        self.more: Callable[[], dict[str, Any]] = dict
+        """What else is to be stored with the end of a run that fails, as in `end`."""
         self.place = 0
         """The place of the run's end among its events: stored with it, so that others tell it under the same number."""
         self.drops: tuple[BlobDrop, ...] = ()
@@ -204,7 +207,7 @@ class Run:
         status, name = (CANCELLED, None) if cancelled else (ERROR, type(error).__name__)
         with suppress(Fenced, SessionGone, SessionNotFound):
             try:
-                await self.finish(*self.unsaved, status=status, error=name)
+                await self.end(self.unsaved, status, error=name, **self.more())
             except (InvalidValue, TooLarge):  # what is staged can't be stored: how the run ended can
                 await self.end((), status, error=name, staged=False)
 

@@ -55,6 +55,7 @@ class Driving:
         self.orders = orders
         self.session = orders.session
         self.run = Run(self.session, orders.run_id, crew.name)
+        self.run.more = self._more
         self._told: list[Message] = []
         """Messages of this run, stored or about to be."""
         self._given: list[Message] = []

@@ -7,6 +7,7 @@ together again as it was, rewound since or not; `valid` makes up the same result
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, cast
 
 import msgspec
@@ -14,9 +15,10 @@ import msgspec
 from .. import entries as kinds
 from ..entries import INSTRUCTIONS, Entry
 from ..errors import Corrupt
-from ..messages import Message
+from ..messages import Message, decode_message
 from ..runs import COMPLETED, INTERRUPTED, PAUSED, RUNNING, RunEvent, RunInfo
 from ..session import Session
+from .before import rewritten, said_or_done
 from .history import calls_of, results_of, valid, with_calls
 from .summaries import summary_of, told
 
@@ -41,6 +43,12 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     said: tuple[Message, ...] = ()
     handed: tuple[int, ...] = ()
     """How many answers of the model came before each time that the conversation was handed over."""
+    put: tuple[Message, ...] = ()
+    """What hooks had put in place of the input."""
+    added: tuple[Message, ...] = ()
+    """What providers added behind the past, and"""
+    more: tuple[str, ...] = ()
+    """to the instructions."""
 
     def asked(self, number: int) -> tuple[str | None, str | None]:
         """The model that request `number` (from 0) went to, and the key of its instructions."""
@@ -97,18 +105,23 @@ async def as_sent(session: Session, run_id: str) -> list[Sent] | None:
 async def _sent(session: Session, attempt: Try, texts: dict[str, str]) -> Sent:
     copied = session.info.origin is not None and attempt.version == 1  # a fork begins with one commit of all copies, numbered anew
     past = None if copied or attempt.window is None else await _past(session, attempt.history)
-    made = [_asked(it, *attempt.asked(number), texts) for number, it in enumerate(requests(attempt, past or ()))]
+    made = [_asked(it, attempt, number, texts) for number, it in enumerate(requests(attempt, past or ()))]
     return Sent(
         attempt=attempt,
-        instructions=texts.get(attempt.asked(0)[1] or ""),
+        instructions=_instructions(attempt, attempt.asked(0)[1], texts),
         past=None if past is None else len(valid(past)),
         copied=copied,
         requests=tuple(made),
     )
 
 
-def _asked(it: Request, model: str | None, instructions: str | None, texts: dict[str, str]) -> Request:
-    return msgspec.structs.replace(it, model=model, instructions=texts.get(instructions or ""))
+def _asked(it: Request, attempt: Try, number: int, texts: dict[str, str]) -> Request:
+    model, key = attempt.asked(number)
+    return msgspec.structs.replace(it, model=model, instructions=_instructions(attempt, key, texts))
+
+
+def _instructions(attempt: Try, key: str | None, texts: dict[str, str]) -> str | None:
+    return "\n\n".join([text for text in (texts.get(key or ""), *attempt.more) if text]) or None
 
 
 async def _past(session: Session, history: dict[str, Any]) -> list[Message]:
@@ -153,6 +166,8 @@ def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> T
     messages = [entry for entry in part if entry.kind == kinds.MESSAGE]
     given = [entry for entry in messages if entry.time == part[0].time or entry.seq < part[0].seq]  # those of one commit have one time
     window = beginning.window | end.window if end else None
+    notes = _notes(part)
+    again = any(entry.kind == kinds.MESSAGE and said_or_done(entry.message()) for entries in earlier for entry in entries)
     return Try(
         number=beginning.attempt,
         status=end.status if end else status or INTERRUPTED,
@@ -165,7 +180,30 @@ def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> T
         given=_messages(given),
         said=_messages(messages[len(given) :]),
         handed=tuple(_handed(part)),
+        put=_put([*(it for entries in earlier for it in _notes(entries) if again), *notes]),
+        added=tuple([decode_message(bytes(it)) for note in notes for messages in note.context.values() for it in messages]),
+        more=tuple([text for note in notes for text in note.instructions]),
     )
+
+
+class _Note(msgspec.Struct):
+    """What a run noted of what it sent and the session does not hold."""
+
+    type: str = ""
+    context: dict[str, list[msgspec.Raw]] = {}
+    input: list[msgspec.Raw] = []
+    instructions: list[str] = []
+
+
+def _notes(part: list[Entry]) -> list[_Note]:
+    found = [msgspec.json.decode(entry.body, type=_Note) for entry in part if entry.kind == kinds.NOTE]
+    return [it for it in found if it.type == "sent"]
+
+
+def _put(notes: list[_Note]) -> tuple[Message, ...]:
+    """The input as hooks left it when they last changed it: a try that goes on from what the model has said does not ask them again."""
+    changed = [decode_message(bytes(it)) for note in [it for it in notes if it.input][-1:] for it in note.input]
+    return tuple(takewhile(lambda it: not said_or_done(it), changed))
 
 
 def _handed(part: list[Entry]) -> Iterator[int]:
@@ -214,13 +252,13 @@ def requests(attempt: Try, past: Sequence[Message]) -> Iterator[Request]:
 
     The last may be without an answer: it was under way when the try ended, or about to be.
     """
-    before, known = valid(past), 0
+    before, known = valid([*past, *attempt.added]), 0
     own = [*attempt.before, *attempt.given]
     for message in (*attempt.said, None):
         if message is None and not _asks_on(attempt, own):
             return
         if message is None or message.role == "assistant":
-            sent = (*before, *valid(own))
+            sent = (*before, *valid(rewritten(own, list(attempt.put))))
             whole = message is not None and (attempt.status == COMPLETED or not _is_answer(message))
             yield Request(messages=sent, new=len(sent) - known, answer=message, whole=whole)
             known = len(sent)
