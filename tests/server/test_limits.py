@@ -184,6 +184,7 @@ async def test_streams_and_runs_have_their_number() -> None:
                 for answer in (await http.get("/sessions/one/events"), await http.post("/run", json=asked | {"stream": True})):
                     assert answer.status_code == 503
                     assert answer.headers["retry-after"]
+                assert await counted(app, "holdfast_http_requests_limited_total", limit="streams") == 2
                 running = asyncio.create_task(http.post("/run", json=asked))
                 await listening.until(lambda got: any(it.name == "entry" for it in got))
                 assert await counted(app, "holdfast_runs_under_way") == 1

@@ -109,9 +109,19 @@ async def _several(terminal: Terminal, settings: ServerSettings, listening: sock
 def _answer(terminal: Terminal, settings: ServerSettings, listening: socket.socket, about: dict[str, Any]) -> None:
     """What whoever started it wants to know, once requests are answered."""
     url = _url(listening)
-    more: dict[str, Any] = {"url": url, "inbox": f"{url}/" if about["inbox"] else None, "docs": f"{url}/docs", "workers": settings.workers}
+    more: dict[str, Any] = {
+        "url": url,
+        "inbox": f"{url}/" if about["inbox"] else None,
+        "docs": f"{url}/openapi.json",
+        "workers": settings.workers,
+    }
     value = about | more
-    shown: list[tuple[str, str | None]] = [("inbox", value["inbox"]), ("API", url), ("its docs", value["docs"]), ("store", value["store"])]
+    shown: list[tuple[str, str | None]] = [
+        ("inbox", value["inbox"]),
+        ("API", url),
+        ("described in", value["docs"]),
+        ("store", value["store"]),
+    ]
     shown += [("agents", ", ".join(about["agents"])), ("workers", str(settings.workers) if settings.workers > 1 else None)]
     terminal.answer(value, ["", facts(shown), ""])
     terminal.note("Ctrl-C stops it.")

@@ -43,15 +43,16 @@ def too_many(wait: float) -> Problem:
 
 
 class Streams:
-    """The answers of this worker that are still being told, at most `limit` of them."""
+    """The answers of this worker that are still being told, at most `limit` of them. `over` is told when one more is asked for."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, over: Callable[[], object]) -> None:
+        self._limit, self._over = limit, over
         self.open = 0
 
     def check(self) -> None:
         """503 where no more fit."""
         if self.open >= self._limit:
+            self._over()
             raise Problem(503, "this server tells as many streams as it may: try again", headers={"retry-after": "5"})
 
 

@@ -35,7 +35,7 @@ class Serving:
         self.queue = RunQueue(lambda tenant: self.store(Caller(tenant=tenant, role="admin")), runtime.settings.session.tenant)
         self.going = Going(limits.runs, self.metrics, self.queue, self.name_of, settings.lease)
         self.takes = True  # whether it goes on with runs that nobody drives
-        self.streams = Streams(limits.streams)
+        self.streams = Streams(limits.streams, self.metrics.limited.labels("streams").inc)
         self.audit = Audit()
         self._rates = Rates(limits.rate, limits.burst)
         self._strangers = Rates(_STRANGERS, _STRANGERS * 10)
