@@ -162,6 +162,17 @@ export class List {
       this.drawRow(session, place);
     }
     for (const [id, row] of this.rows) if (!seen.has(id)) (row.node.remove(), this.rows.delete(id));
+    this.order(first, last);
+  }
+
+  /** Who reads the document instead of looking at it meets the rows in their order. */
+  order(first, last) {
+    let before = null;
+    for (let place = last - 1; place >= first; place--) {
+      const { node } = this.rows.get(this.items[place].id);
+      if (node.nextSibling !== before) this.space.insertBefore(node, before);
+      before = node;
+    }
   }
 
   drawRow(session, place) {

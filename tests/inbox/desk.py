@@ -1,0 +1,154 @@
+"""A server with a desk of agents and a scripted model, as a process: `python -m tests.inbox.desk PORT STORE [HASH OF A KEY]`."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+
+from holdfast import Agent, Message, Store, Text, ToolCall, ToolResult, assistant, user
+from holdfast.agents import tool
+from holdfast.models import OpenAIResponses
+from holdfast.runtime import Runtime
+from holdfast.runtime.settings import Auth, Key, ServerSettings
+from holdfast.server import create_app
+from holdfast.testing.model_server import Answer, ModelServer, Request, call
+
+MANY = 2_000
+HOSTILE = "hostile"
+LONG = "long"
+ATTACKS = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>",
+    "[a](javascript:window.hacked=1) [b](data:text/html,<script>window.hacked=1</script>) <javascript:window.hacked=1> [ok](https://example.org/x)",
+    "```\n<style>body{display:none}</style>\n```\n| <b>a</b> | b |\n|---|---|\n| `<i>` | <svg onload=window.hacked=1> |",
+    "\u202eright to left override\u202c and \u0000\u0007\u001b[31m controls, שלום עולם",
+    "x" * 30_000,
+    "> " * 400 + "deep",
+    "**" * 3000 + "_" * 3000 + "[" * 3000 + "`" * 3001,
+)
+
+
+def find_order(order_id: str) -> dict[str, str]:
+    """Where an order is."""
+    return {"order_id": order_id, "city": "Leipzig", "carrier": "DHL", "status": "damaged on the way"}
+
+
+@tool(confirm=True, expires=3600)
+def refund(order_id: str, amount: float, reason: str) -> str:
+    """Give the money back."""
+    return f"Refund R-{order_id} of {amount:.2f} EUR has been started."
+
+
+@tool(ask=["street", "floor"])
+def send_again(order_id: str, street: str, floor: int) -> str:
+    """Send an order again."""
+    return f"{order_id} goes to {street}, floor {floor}."
+
+
+@tool(external=True)
+def count_stock(article: str) -> int:
+    """How many there are, counted by a person."""
+    raise NotImplementedError
+
+
+def answer(request: Request) -> Answer | str:
+    """What the model says, by the words of what it is asked last."""
+    if "Name the conversation" in str(request.body.get("instructions")):
+        return "A kettle from Leipzig"
+    last = request.input[-1]
+    if last.get("type") == "function_call_output":
+        return _after(str(last["output"]))
+    content = last["content"]
+    text = content if isinstance(content, str) else " ".join([str(it.get("text", f"[{it['type']}]")) for it in content])
+    for words, said in _RULES:
+        if words in text.lower():
+            return said()
+    return f"You said: **{text}**"
+
+
+def _after(output: str) -> str:
+    if "Leipzig" in output:
+        return (
+            "Your kettle is in **Leipzig**, and the carrier reports damage.\n\n"
+            "| | |\n|---|---|\n| Carrier | DHL |\n| Status | damaged on the way |\n\nShall I refund it, or send it again?"
+        )
+    return f"Done. {output}"
+
+
+_go_on = threading.Event()
+
+
+def _slow() -> Answer:
+    _go_on.clear()
+    return Answer(text="The first half is said at once. " + "It goes on. " * 30 + "\n\nThe second half is **said later**.", halfway=_go_on)
+
+
+def _released() -> str:
+    _go_on.set()
+    return "They go on."
+
+
+_RULES = (
+    ("slowly", _slow),
+    ("go on", _released),
+    ("forever", lambda: Answer(text="never", hold=threading.Event())),
+    ("fail", lambda: Answer(status=400, text="a secret of the provider")),
+    ("think", lambda: Answer(text="Forty-two.", reasoning="Six times seven.\n\nThat is more than forty.")),
+    ("refund", lambda: call("refund", order_id="1007", amount=39.9, reason="damaged on the way")),
+    ("send it again", lambda: call("send_again", order_id="1007")),
+    ("in stock", lambda: call("count_stock", article="kettle")),
+    ("where is", lambda: call("find_order", order_id="1007")),
+)
+
+
+def runtime(model: ModelServer, store: str) -> Runtime:
+    it = Runtime(store)
+    of = OpenAIResponses(id="gpt-5.2", base_url=model.base_url, api_key="none")
+    tools = [find_order, refund, send_again, count_stock]
+    it.register(Agent(of, name="desk", instructions="You help people with their orders. Be brief.", tools=tools))
+    it.register(Agent(of, name="poet", instructions="You answer in verse."))
+    return it
+
+
+# --- what is there before anybody comes ------------------------------------------------------------------------------
+
+
+async def seed(url: str) -> None:
+    """Many short conversations, a long one, and one that means harm; once."""
+    async with Store.open(url, as_admin=True) as store:
+        if await store.has(HOSTILE):
+            return
+        await asyncio.gather(*[_short(store, number) for number in range(MANY)])
+        long = await store.session(LONG, user_id="ada")
+        await long.rename("A long one")
+        await long.append(*[it for number in range(200) for it in (user(f"Question {number}?"), assistant(f"Answer {number}."))])
+        hostile = await store.session(HOSTILE, user_id="<b>mallory</b>")
+        await hostile.rename("<img src=x onerror='window.hacked = 1'> \u202egnp.exe")
+        await hostile.append(*_hostile())
+
+
+async def _short(store: Store, number: int) -> None:
+    session = await store.session(f"s{number:05}", user_id=f"user{number % 7}")
+    await session.append(user(f"Number {number}"), assistant("Noted."))
+
+
+def _hostile() -> Iterator[Message]:
+    for text in ATTACKS:
+        yield user(text)
+        yield assistant(text)
+    yield Message("assistant", (ToolCall("<u>tool</u>\u202e", "c1", {"<b>": ATTACKS[0], "zero\u200bwidth": "\u202e"}),))
+    yield Message("tool", (ToolResult({"html": ATTACKS[0]}, "c1"),), "<u>tool</u>")
+    yield Message("assistant", (Text("The end of it."),))
+
+
+def main(port: str, store: str, hash: str | None = None) -> None:
+    asyncio.run(seed(store))
+    auth = Auth(keys=[Key(hash=hash, user="ada")]) if hash else Auth()
+    with ModelServer(answer) as model:
+        app = create_app(runtime(model, store), ServerSettings(auth=auth, grace=0.5))
+        uvicorn.run(app, port=int(port), log_level="error", timeout_graceful_shutdown=1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

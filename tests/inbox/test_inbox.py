@@ -1,0 +1,402 @@
+"""The inbox, through what a person does with it, in a real browser against a real server."""
+
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from holdfast.server.hashes import hash_of, new_key
+
+from .browser import Desk, People, launch, running
+from .desk import HOSTILE, LONG, MANY
+
+NARROW = (390, 780)
+MOST_NODES = 1_500
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000301010018dd8db00000000049454e44ae426082"
+)
+
+
+class Place(NamedTuple):
+    """Where everything happens: one server open to its own machine, one that wants a key."""
+
+    browser: Browser
+    desk: Desk
+    locked: Desk
+    key: str
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
+    key = new_key()
+    folder = tmp_path_factory.mktemp("inbox")
+    desk = Desk(f"sqlite:///{folder / 'open.db'}?synchronous=off")
+    locked = Desk(f"sqlite:///{folder / 'locked.db'}?synchronous=off", hash_of(key))
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        if browser is None:
+            pytest.skip("the inbox is not tested: there is no Chromium")
+        with running(desk, locked):
+            yield Place(browser, desk, locked, key)
+        browser.close()
+
+
+@pytest.fixture
+def people(place: Place) -> Generator[People]:
+    them = People(place.browser, place.desk.url)
+    yield them
+    them.leave()
+
+
+def begin(page: Page, text: str) -> None:
+    """Begin a conversation with the desk."""
+    page.keyboard.press("n")
+    expect(page.get_by_role("radio", name="desk")).to_be_checked()
+    say(page, text)
+    expect(page.locator(".turn.user").first).to_be_visible()
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def rows(page: Page) -> Locator:
+    return page.get_by_role("option")
+
+
+def here(page: Page) -> str:
+    """The part of the address that names the open conversation."""
+    page.wait_for_url(re.compile("#/s/"))
+    return page.url[page.url.index("#") :]
+
+
+# --- talking ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_begun_and_read_as_it_is_said(people: People) -> None:
+    page = people.person()
+    begin(page, "Speak slowly")
+    live = page.locator(".turn.live")
+    expect(live).to_contain_text("The first half is said at once.")
+    expect(live).not_to_contain_text("said later")
+    expect(rows(page).first.get_by_text("running")).to_have_count(1)
+    assert page.request.post(f"{people.url}/run", data={"agent": "poet", "session_id": "aside", "message": "Go on"}).ok
+    expect(page.locator(".turn.agent strong")).to_have_text("said later")
+    expect(live).to_have_count(0)
+    expect(page.locator(".end")).to_contain_text("tokens")
+    row = rows(page).filter(has_text="Speak slowly")
+    expect(row).to_contain_text("The first half is said at once")
+    assert page.locator(".turn.agent").inner_text().count("The first half") == 1
+
+
+def test_thoughts_and_calls_are_folded(people: People) -> None:
+    page = people.person()
+    begin(page, "Think about it")
+    page.get_by_text("Thought: Six times seven").click()
+    expect(page.get_by_text("That is more than forty.", exact=True)).to_be_visible()
+    say(page, "Where is my order?")
+    call = page.locator("details.call")
+    expect(call).to_contain_text("find_order")
+    expect(call.locator("summary")).to_contain_text("city: Leipzig")
+    expect(call.get_by_text('"carrier": "DHL"')).to_be_hidden()
+    call.locator("summary").click()
+    expect(call.get_by_text('"carrier": "DHL"')).to_be_visible()
+    expect(page.get_by_role("cell", name="DHL")).to_be_visible()
+
+
+def test_a_picture_goes_along(people: People) -> None:
+    page = people.person()
+    page.keyboard.press("n")
+    page.locator("input[type=file]").set_input_files({"name": "kettle.png", "mimeType": "image/png", "buffer": PIXEL})
+    expect(page.get_by_text("kettle.png")).to_be_visible()
+    say(page, "Look at this")
+    expect(page.locator(".turn.user img.media")).to_be_visible()
+    expect(page.locator(".turn.agent")).to_contain_text("[input_image]")
+    assert page.locator("img.media").evaluate("it => it.complete && it.naturalWidth") == 1
+
+
+def test_a_run_is_cancelled(people: People) -> None:
+    page = people.person()
+    begin(page, "Wait forever")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".end.cancelled")).to_be_visible()
+    expect(page.locator(".turn.live")).to_have_count(0)
+
+
+def test_a_run_that_fails_says_so_and_no_more(people: People) -> None:
+    page = people.person()
+    begin(page, "Please fail")
+    expect(page.locator(".end.error")).to_contain_text("failed")
+    expect(rows(page).first.get_by_text("failed")).to_have_count(1)
+
+
+# --- deciding --------------------------------------------------------------------------------------------------------
+
+
+def test_a_refund_is_approved_in_one_browser_and_seen_in_the_other(people: People) -> None:
+    ada, bob = people.person(), people.person()
+    begin(ada, "Please refund my kettle")
+    card = ada.locator(".approval")
+    expect(card).to_contain_text("refund")
+    expect(card.locator(".expires")).to_contain_text("expires in")
+    expect(rows(bob).first).to_contain_text("Please refund my kettle")
+    expect(rows(bob).first.get_by_text("waits for you")).to_have_count(1)
+    rows(bob).first.click()
+    expect(bob.locator(".approval")).to_contain_text("39.9")
+    card.get_by_role("button", name="Approve").click()
+    for page in (ada, bob):
+        expect(page.locator(".turn.agent").last).to_contain_text("Refund R-1007 of 39.90 EUR")
+        expect(page.locator(".approval")).to_have_count(0)
+        expect(page.locator(".cut")).to_have_text("approved")
+    expect(rows(bob).first.get_by_text("waits for you")).to_have_count(0)
+
+
+def test_a_refund_is_denied_with_a_reason(people: People) -> None:
+    page = people.person()
+    begin(page, "Refund it")
+    page.get_by_role("button", name="Deny").click()
+    page.get_by_label("Reason").fill("too late")
+    page.keyboard.press("Enter")
+    expect(page.locator(".cut")).to_have_text("denied: too late")
+    expect(page.locator(".turn.agent").last).to_contain_text("Done.")
+
+
+def test_arguments_are_changed(people: People) -> None:
+    page = people.person()
+    begin(page, "Refund half of it")
+    page.get_by_role("button", name="Change").click()
+    page.get_by_label("amount").fill("20")
+    page.get_by_role("button", name="Approve with changes").click()
+    expect(page.locator(".turn.agent").last).to_contain_text("of 20.00 EUR")
+    expect(page.locator(".cut")).to_have_text("approved, with changes")
+
+
+def test_fields_are_filled_in_and_results_supplied(people: People) -> None:
+    page = people.person()
+    begin(page, "Send it again")
+    expect(page.get_by_label("floor")).to_have_attribute("type", "number")
+    page.get_by_label("street").fill("Main Street 1")
+    page.get_by_label("floor").fill("3")
+    page.get_by_role("button", name="Send", exact=True).first.click()
+    expect(page.locator(".turn.agent").last).to_contain_text("goes to Main Street 1, floor 3")
+    say(page, "How many are in stock?")
+    page.get_by_label("Result").fill("12")
+    page.get_by_role("button", name="Supply").click()
+    expect(page.locator(".turn.agent").last).to_contain_text("Done. 12")
+
+
+def test_what_waits_is_found_by_the_filter(people: People) -> None:
+    page = people.person()
+    begin(page, "Refund this and wait")
+    expect(page.locator(".approval")).to_be_visible()
+    page.get_by_role("button", name="Waiting").click()
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_text("Nothing waits")).to_be_visible()
+    page.get_by_role("button", name="All").click()
+    expect(rows(page).first).to_contain_text("Refund this and wait")
+
+
+# --- keeping order ---------------------------------------------------------------------------------------------------
+
+
+def test_rename_fork_search_export_and_delete(people: People) -> None:
+    page, other = people.person(), people.person()
+    begin(page, "A thing to keep")
+    expect(page.locator(".end")).to_be_visible()
+    page.locator(".log").focus()
+    page.keyboard.press("r")
+    page.get_by_role("textbox", name="Name").fill("Kept: zanzibar")
+    page.keyboard.press("Enter")
+    expect(rows(other).first).to_contain_text("Kept: zanzibar")
+    first = here(page)
+    page.locator(".log").focus()
+    page.keyboard.press("f")
+    expect(page.locator(".bar h1")).to_have_text("Kept: zanzibar (fork)")
+    assert here(page) != first
+    expect(page.locator(".turn.user")).to_contain_text("A thing to keep")
+    page.keyboard.press("/")
+    page.keyboard.type("zanzibar")
+    expect(rows(page)).to_have_count(2)
+    page.locator(".log").focus()
+    with page.expect_download() as download:
+        page.keyboard.press("e")
+    assert download.value.suggested_filename == "Kept-zanzibar-fork-.jsonl"
+    assert "A thing to keep" in Path(download.value.path()).read_text("utf-8")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(rows(page)).to_have_count(1)
+    expect(rows(other).filter(has_text="(fork)")).to_have_count(0)
+
+
+def test_the_agent_names_it(people: People) -> None:
+    page = people.person()
+    begin(page, "About a kettle")
+    expect(page.locator(".end")).to_be_visible()
+    page.locator(".bar .name").click()
+    page.get_by_role("button", name="Let the agent name it").click()
+    expect(page.locator(".bar h1")).to_have_text("A kettle from Leipzig")
+
+
+def test_going_back_to_a_message_is_seen_by_all(people: People) -> None:
+    page = people.person()
+    begin(page, "The first thing")
+    expect(page.locator(".end")).to_have_count(1)
+    say(page, "The second thing")
+    expect(page.locator(".end")).to_have_count(2)
+    other = people.person(here(page))
+    expect(other.locator(".turn.user")).to_have_count(2)
+    answered = page.locator(".turn.agent").first
+    answered.hover()
+    answered.get_by_role("button", name="Rewind").click()
+    page.get_by_role("dialog").get_by_role("button", name="Rewind").click()
+    for it in (page, other):
+        expect(it.locator(".turn.user")).to_have_count(1)
+        expect(it.get_by_text("The first thing").last).to_be_visible()
+
+
+def test_runs_what_was_sent_state_and_info(people: People) -> None:
+    page = people.person()
+    begin(page, "Where is my order?")
+    expect(page.locator(".end")).to_be_visible()
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator(".timeline .span.tool")).to_have_count(1)
+    assert page.locator(".timeline .span.model").count() == 2
+    expect(page.locator(".tokens")).to_contain_text("tokens in")
+    page.get_by_role("button", name="What was sent").click()
+    expect(page.get_by_text("Request 2")).to_be_visible()
+    page.get_by_role("tab", name="What was sent").press("ArrowRight")
+    expect(page.get_by_text("This conversation")).to_be_visible()
+    page.get_by_role("tab", name="Info").click()
+    expect(page.locator(".facts")).to_contain_text("Input tokens")
+
+
+# --- the page itself -------------------------------------------------------------------------------------------------
+
+
+def test_everything_by_keys(people: People) -> None:
+    page = people.person()
+    expect(rows(page).first).to_be_visible()
+    for key in "jjk":
+        page.keyboard.press(key)
+    expect(page.locator(".row.current")).to_have_attribute("aria-posinset", "2")
+    current = page.get_by_role("listbox").get_attribute("aria-activedescendant")
+    assert page.locator(".row.current").get_attribute("id") == current
+    page.keyboard.press("Enter")
+    expect(page.locator(".row[aria-selected=true]")).to_have_attribute("aria-posinset", "2")
+    page.keyboard.press("c")
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")
+    page.keyboard.press("i")
+    expect(page.get_by_role("tablist")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("tablist")).to_be_hidden()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("down and up the list")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("Choose a conversation")).to_be_visible()
+
+
+def test_light_and_dark(people: People) -> None:
+    page = people.person(dark=True)
+    shade = "() => getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(shade)
+    page.keyboard.press("t")
+    light = page.evaluate(shade)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(shade) == light
+    page.get_by_role("button", name="Light or dark").click()
+    assert page.evaluate(shade) == dark
+
+
+def test_a_narrow_screen_shows_one_thing(people: People) -> None:
+    page = people.person(size=NARROW)
+    rows(page).nth(2).click()
+    expect(page.get_by_label("Message", exact=True)).to_be_visible()
+    expect(page.get_by_role("listbox")).to_be_hidden()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= NARROW[0]
+    page.get_by_role("button", name="Back").click()
+    expect(page.get_by_role("listbox")).to_be_visible()
+
+
+def test_hostile_content_does_nothing(people: People) -> None:
+    page = people.person(f"#/s/{HOSTILE}", size=NARROW)
+    expect(page.get_by_text("The end of it.")).to_be_visible()
+    for summary in page.locator(".turns summary").all():
+        summary.click()
+    assert page.evaluate("() => window.hacked") is None
+    assert page.locator("main :is(script, style, iframe, object, [onerror], [onload]), main img").count() == 0
+    assert {it.get_attribute("href") for it in page.locator("main a").all()} == {"https://example.org/x"}
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= NARROW[0]
+    assert not re.search("[\u0000\u0007\u001b\u202e]", page.locator("body").inner_text())
+    assert "\\u{202e}" in page.locator(".call").inner_text()
+
+
+def test_thousands_of_conversations_scroll(people: People) -> None:
+    page = people.person()
+    expect(rows(page).first).to_be_visible()
+    page.locator(".list").evaluate("""async (list) => {
+        for (let last = -1; last !== list.scrollHeight; ) {
+            last = list.scrollHeight;
+            list.scrollTop = last;
+            for (let waited = 0; waited < 60 && list.scrollHeight === last; waited++) await new Promise(requestAnimationFrame);
+        }
+    }""")
+    expect(page.get_by_text("Number 0", exact=True)).to_be_visible()
+    assert int(rows(page).last.get_attribute("aria-setsize") or 0) >= MANY
+    assert page.evaluate("() => document.querySelectorAll('*').length") < MOST_NODES
+
+
+def test_older_messages_come_when_they_are_scrolled_to(people: People) -> None:
+    page = people.person(f"#/s/{LONG}")
+    expect(page.get_by_text("Answer 199.")).to_be_visible()
+    expect(page.get_by_text("Question 0?")).to_have_count(0)
+    page.locator(".log").evaluate("""async (log) => {
+        while (!document.querySelector(".begin")) {
+            log.scrollTop = 0;
+            await new Promise(requestAnimationFrame);
+        }
+    }""")
+    assert page.locator(".turn.user .typed").all_text_contents() == [f"Question {number}?" for number in range(200)]
+
+
+def test_it_goes_on_after_the_server_was_away(people: People, place: Place) -> None:
+    people.expected = ("ERR_", "Failed to load")
+    page = people.person()
+    begin(page, "Before")
+    expect(page.locator(".end")).to_have_count(1)
+    place.desk.stop()
+    expect(page.get_by_text("offline", exact=True)).to_be_visible()
+    expect(page.get_by_text("The connection is lost")).to_be_visible()
+    say(page, "Meanwhile")
+    expect(page.get_by_text("sending")).to_be_visible()
+    place.desk.start()
+    place.desk.wait()
+    expect(page.locator(".turn.agent").last).to_contain_text("You said: Meanwhile")
+    expect(page.get_by_text("offline", exact=True)).to_have_count(0)
+    assert page.locator(".turn.user .typed").all_text_contents() == ["Before", "Meanwhile"]
+
+
+def test_a_server_that_wants_a_key_gets_one(place: Place) -> None:
+    them = People(place.browser, place.locked.url)
+    them.expected = ("401",)
+    page = them.person()
+    page.get_by_label("API key").fill("hf_wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("The key was not accepted")).to_be_visible()
+    page.get_by_label("API key").fill(place.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(rows(page)).to_have_count(1)
+    begin(page, "With a key")
+    expect(page.locator(".turn.agent")).to_contain_text("You said: With a key")
+    page.reload()
+    expect(rows(page).first).to_contain_text("With a key")
+    them.leave()
