@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from starlette.responses import HTMLResponse
 
-from holdfast import InvalidValue, Store, UsageError
+from holdfast import InvalidId, InvalidValue, Store, UsageError
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import Auth, Jwt, Key, ServerSettings, read
 from holdfast.server import create_app, tokens
@@ -94,11 +94,13 @@ async def test_what_is_no_key_of_ours_is_nobody(headers: dict[str, str]) -> None
         ([Key(hash="sha256:abc", user="ada")], r"server\.auth\.keys\[0\]\.hash is no hash"),
         ([Key(hash=hash_of("x"), user="ada"), Key(hash=hash_of("x"), user="bob")], r"keys\[1\]\.hash is that of another"),
         ([Key(hash=hash_of("x"))], r"keys\[0\] has no user"),
+        ([Key(hash=hash_of("x"), user="a\nb")], "user id"),
+        ([Key(hash=hash_of("x"), role="admin", tenant="")], "tenant"),
     ],
-    ids=["key", "short", "twice", "nobody"],
+    ids=["key", "short", "twice", "nobody", "odd-user", "odd-tenant"],
 )
 def test_keys_that_make_no_sense_are_refused_by_their_place(keys: list[Key], said: str) -> None:
-    with pytest.raises(InvalidValue, match=said) as refused:
+    with pytest.raises((InvalidValue, InvalidId), match=said) as refused:
         served(auth=Auth(keys=keys))
     assert KEYS["ada"] not in str(refused.value)
 
@@ -204,6 +206,13 @@ async def test_a_good_token_names_its_user(provider: Provider, good: dict[str, A
     assert await who(accepting(provider), provider.token(**good)) == Caller(user="ada", owner="ada", name="token")
 
 
+@pytest.mark.parametrize("alg", ["RS512", "PS256"])
+async def test_algorithms_are_those_of_the_settings(provider: Provider, alg: str) -> None:
+    token = provider.token(alg=alg)
+    assert await who(accepting(provider), token) == 401
+    assert await who(accepting(provider, algorithms=(alg,)), token) == Caller(user="ada", owner="ada", name="token")
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -304,8 +313,10 @@ async def test_a_provider_that_is_away_is_a_503_and_not_asked_by_everybody(
         ({"audience": None, "issuer": None}, "audience"),
         ({"jwks_url": "http://id.example/keys"}, r"server\.auth\.jwt\.jwks_url: it begins with https"),
         ({"jwks_url": "file:///etc/passwd"}, r"server\.auth\.jwt\.jwks_url"),
+        ({"jwks_url": None}, "names no jwks_url"),
+        ({"jwks_url": ""}, "names no jwks_url"),
     ],
-    ids=["secret", "unsigned", "no-algorithm", "anybodys", "in-the-clear", "file"],
+    ids=["secret", "unsigned", "no-algorithm", "anybodys", "in-the-clear", "file", "no-keys", "empty"],
 )
 def test_settings_that_would_take_strangers_tokens_are_refused(provider: Provider, more: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidValue, match=said):

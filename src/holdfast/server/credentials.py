@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ..runtime.settings import Auth
+from ..runtime.settings import Auth, Jwt
 from .callers import ANYBODY, Caller, challenge
 from .keys import Keys
 from .tokens import Tokens
@@ -16,7 +16,7 @@ class Credentials:
     def __init__(self, settings: Auth, tenant: str) -> None:
         self._anybody = None if settings.asked else replace(ANYBODY, tenant=tenant)
         self._keys = Keys(settings.keys, tenant)
-        self._tokens = Tokens(settings.jwt, tenant) if settings.jwt.jwks_url else None
+        self._tokens = Tokens(settings.jwt, tenant) if settings.jwt != Jwt() else None
 
     @property
     def asked(self) -> bool:

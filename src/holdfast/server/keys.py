@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from .. import InvalidValue
+from ..ids import check_id
 from ..runtime.settings import Key
 from .callers import Caller
 from .hashes import hash_of, new_key
@@ -36,6 +37,9 @@ def _check(place: str, key: Key, known: dict[str, Caller]) -> None:
         raise InvalidValue(f"{place}.hash is that of another key of the list")
     if key.role == "user" and not key.user:
         raise InvalidValue(f"{place} has no user: name one, or give it the role admin")
+    for what, name in (("user id", key.user), ("tenant", key.tenant)):
+        if name is not None:
+            check_id(name, what)
 
 
 def _caller(key: Key, tenant: str) -> Caller:

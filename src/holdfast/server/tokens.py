@@ -65,7 +65,7 @@ class Tokens:
                 raise challenge()
             key = self._keys.get_signing_key(str(header.get("kid")))
             wanted: dict[str, Any] = {"audience": it.audience, "issuer": it.issuer, "leeway": LEEWAY}
-            return jwt.decode(token, key, list(it.algorithms), options={"require": ["exp"]}, **wanted)
+            return jwt.decode(token, key.key, list(it.algorithms), options={"require": ["exp"]}, **wanted)
         except jwt.PyJWKClientConnectionError as error:
             raise Problem(503, "tokens can't be checked at the moment: try again", headers={"retry-after": "5"}) from error
         except (jwt.PyJWTError, ValueError, KeyError) as error:
@@ -74,13 +74,15 @@ class Tokens:
 
 def check(settings: Jwt) -> None:
     """`InvalidValue` for settings under which strangers' tokens would be taken."""
+    if not settings.jwks_url:
+        raise InvalidValue("server.auth.jwt names no jwks_url: no token could be checked")
     if wrong := [it for it in settings.algorithms if it not in ALGORITHMS]:
         raise InvalidValue(f"server.auth.jwt.algorithms: {wrong[0]!r} is none of {', '.join(sorted(ALGORITHMS))}")
     if not settings.algorithms:
         raise InvalidValue("server.auth.jwt.algorithms is empty: no token could be checked")
     if settings.audience is None and settings.issuer is None:
         raise InvalidValue("server.auth.jwt: name the audience (or at least the issuer), or tokens made for others are taken too")
-    url = urlsplit(str(settings.jwks_url))
+    url = urlsplit(settings.jwks_url)
     if not (url.scheme == "https" or (url.scheme == "http" and _local(url.hostname))):
         raise InvalidValue("server.auth.jwt.jwks_url: it begins with https://, or whoever is on the way could give keys")
 
