@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from asyncio import run as run_here
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -189,6 +190,23 @@ async def test_what_hooks_and_providers_made_of_it(desk: Desks) -> None:
     await agent.run("where are they?", run_id="r")
     await it.check()
     assert [message.text for message in await (await it.session()).get_messages() if message.role == "system"] == ["Be brief."]
+
+
+async def test_of_a_run_that_somebody_else_ended_nobody_knows_what_it_sent_of_the_past(desk: Desks) -> None:
+    more = threading.Event()
+    it = desk(["One.", Answer(text="never all of it is stored", halfway=more)])
+    agent = it.agent()
+    await agent.run("hi")
+    stream = agent.run("and?", run_id="r", stream=True, lease=0.3)
+    await anext(stream)
+    await to_thread(it.server.wait_for, 2)
+    assert await agent.cancel_run("r", "s")
+    assert (await stream.output()).status == "cancelled"
+    more.set()
+    (sent,) = await as_sent(await it.session(), "r") or []
+    assert (sent.past, sent.instructions) == (None, "Be brief.")
+    assert [[message.text for message in request.messages] for request in sent.requests] == [["and?"]]
+    assert "what was sent of the past was not recorded" in (await show("s", "--as-sent", "r", "-s", it.url)).stdout
 
 
 async def test_a_run_that_was_queued(desk: Desks) -> None:

@@ -67,6 +67,8 @@ class Run:
         """The place of the run's end among its events: stored with it, so that others tell it under the same number."""
         self.drops: tuple[BlobDrop, ...] = ()
         """What has been told along with heartbeats: it goes with the next commit."""
+        self.telling = False
+        """Whether a heartbeat that tells something is under way: it may be applied behind the next commit, and goes with one after that."""
 
     async def begin(self, input: tuple[Message, ...], wait: float, lease: float, *, supplied: bool) -> None:
         """Store the input and the run's beginning and take the claim, in one commit.
@@ -166,11 +168,14 @@ class Run:
     async def _counting(self, metrics: Metrics | None, counts: Counts, **parts: Any) -> Outcome:
         """A commit of this run that counts, beside `counts`, what of `metrics` the session has not counted yet."""
         metrics = metrics or self.counted
-        drops, self.drops = self.drops, ()
+        drops = self.drops
+        self.drops = drops if self.telling else ()
         try:
             outcome = await self.session.write(counts=counts + _used(metrics, self.counted), drops=drops, **parts)
-        except OutcomeUnknown:
-            self.counted = metrics  # it may have been: nothing is counted twice
+        except BaseException as error:
+            self.drops = self.drops or drops
+            if isinstance(error, OutcomeUnknown):
+                self.counted = metrics  # it may have been: nothing is counted twice
             raise
         self.counted = metrics
         return outcome

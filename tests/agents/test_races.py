@@ -9,7 +9,7 @@ from holdfast import Fenced, Store
 from holdfast.backend import Backend, Commit, Key, Outcome
 from holdfast.backends.memory import MemoryBackend
 from holdfast.runs import CANCELLED, COMPLETED
-from holdfast.testing.model_server import Answer, call
+from holdfast.testing.model_server import Answer, Call, call
 from holdfast.wrappers.base import Wrapper
 
 from .conftest import Models, statuses, there
@@ -47,6 +47,39 @@ async def test_a_heartbeat_that_comes_behind_the_runs_end_takes_nothing_away(cha
         more.set()
         assert (await stream.output()).status == COMPLETED
     assert await statuses(await there(agent, "s")) == [COMPLETED]
+
+
+class Behind(Wrapper):
+    """Applies what is told along with a heartbeat behind the next commit."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.held, self.through = asyncio.Event(), asyncio.Event()
+
+    async def commit(self, key: Key, commit: Commit) -> Outcome:
+        if commit.claim is not None and commit.claim.act == "renew":
+            self.held.set()
+            await self.through.wait()
+            return await super().commit(key, commit)
+        outcome = await super().commit(key, commit)
+        if self.held.is_set():
+            self.through.set()
+            await asyncio.sleep(0.05)
+        return outcome
+
+
+async def test_what_was_told_of_an_answer_is_gone_though_it_came_behind_the_answer(chat: Models) -> None:
+    wrapped, more = Behind(MemoryBackend()), threading.Event()
+    server = chat.serve([Answer(text="an answer in more than one piece", calls=(Call("look"),), halfway=more), "done"])
+    agent = chat.agent(server, tools=[look], store=Store(wrapped))
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True)
+    await anext(stream)
+    async with asyncio.timeout(10):
+        await wrapped.held.wait()
+        more.set()
+        assert (await stream.output()).content == "done"
+    assert wrapped.through.is_set()
+    assert await (await there(agent, "s")).blobs("live") == []
 
 
 class InAWrite(Wrapper):

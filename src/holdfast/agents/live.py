@@ -83,6 +83,9 @@ class Live:
         self._new.clear()
         told = tuple((kind, "".join([text for _, text in pieces])) for kind, pieces in groupby(self._pieces, itemgetter(0)))
         data = msgspec.json.encode(Unstored(*self._from, told))
-        self._run.drops = (BlobDrop(LIVE, self._run.id),)
-        with suppress(StoreError):  # the next one holds it too
-            await self._run.session.beat(self._run.fence, BlobPut(LIVE, self._run.id, "application/json", data))
+        self._run.drops, self._run.telling = (BlobDrop(LIVE, self._run.id),), True
+        try:
+            with suppress(StoreError):  # the next one holds it too
+                await self._run.session.beat(self._run.fence, BlobPut(LIVE, self._run.id, "application/json", data))
+        finally:
+            self._run.telling = False

@@ -165,7 +165,7 @@ def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> T
     end = events[-1] if events else None
     messages = [entry for entry in part if entry.kind == kinds.MESSAGE]
     given = [entry for entry in messages if entry.time == part[0].time or entry.seq < part[0].seq]  # those of one commit have one time
-    window = beginning.window | end.window if end else None
+    window = beginning.window | end.window if end and "model" in end.window else None  # whoever ends another's run knows of nothing sent
     notes = _notes(part)
     again = any(entry.kind == kinds.MESSAGE and said_or_done(entry.message()) for entries in earlier for entry in entries)
     return Try(
@@ -175,7 +175,7 @@ def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> T
         version=part[0].version,
         error=end.error if end else None,
         instructions=(window or beginning.window).get("instructions"),
-        window=window if window and "model" in window else None,
+        window=window,
         before=_messages(_before(earlier, part[0], given)),
         given=_messages(given),
         said=_messages(messages[len(given) :]),
