@@ -25,6 +25,7 @@ from holdfast.runtime import Runtime
 from holdfast.runtime.settings import BESIDE, Settings, known, read
 from holdfast.server import create_app
 from holdfast.server.aws import Lambda
+from holdfast.server.metrics import Metrics
 
 from .servers import free_port, redis, serving
 
@@ -59,6 +60,14 @@ def test_every_name_of_ours_is_a_setting(file: Path) -> None:
 def settings_of(environment: dict[str, str]) -> Settings:
     """What a process reads from this environment; every name of it, and every value, is checked by that."""
     return read({name: str(value) for name, value in environment.items()}).settings
+
+
+def test_the_metrics_to_watch_are_told() -> None:
+    named = set(re.findall(r"holdfast_(?:http|runs?|streams|tokens|cache)_?\w*", (ROOT / "docs" / "operations.md").read_text("utf-8")))
+    told = {sample.name for metric in Metrics().registry.collect() for sample in metric.samples} | {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in Metrics().registry.collect()
+    }
+    assert named - told == set()
 
 
 @pytest.fixture(autouse=True)
