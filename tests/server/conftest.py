@@ -88,20 +88,29 @@ async def client(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
         yield client
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
+    """One that leaves the signals of the process alone."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
 
-@asynccontextmanager
-async def serving(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
-    """A real server of this app, and a client of it."""
+@contextlib.contextmanager
+def listening() -> Generator[socket.socket]:
+    """A socket on a free port."""
     with socket.socket() as it:
         it.bind(("127.0.0.1", 0))
         it.listen(2048)
+        yield it
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
+    """A real server of this app, and a client of it."""
+    with listening() as it:
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
-        server = _Server(config)
+        server = Server(config)
         task = asyncio.create_task(server.serve(sockets=[it]))
         limits = httpx.Limits(max_connections=None)
         url = f"http://127.0.0.1:{it.getsockname()[1]}"

@@ -116,5 +116,6 @@ def _json(model: str) -> dict[str, Any]:
 def _statuses(name: str, path: str, method: str, operation: dict[str, Any]) -> list[int]:
     if name in _OPEN:
         return [503] if name == "ready" else []
-    found = [*_EVERY, *(_WITH_ID if "{" in path or name in _RUNS else ()), *(_WITH_BODY if "requestBody" in operation else ())]
-    return sorted([*found, *(_WRITES if method != "get" else ()), *((502,) if name in _RUNS else ())])
+    with_id = "{" in path or name in (*_RUNS, "list_sessions")  # a page is not there either where its cursor is none
+    found = [*_EVERY, *(_WITH_ID if with_id else ()), *(_WITH_BODY if "requestBody" in operation else ())]
+    return sorted([*found, *(_WRITES if method != "get" or "state" in path else ()), *((502,) if name in _RUNS else ())])

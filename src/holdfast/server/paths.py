@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote
 
+from fastapi import Path
 from pydantic import AfterValidator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+NAMED: dict[str, Any] = {"minLength": 1, "maxLength": 1024, "pattern": "^[^\\u0000-\\u001f\\u007f]+$"}
+"""What a document says of ids: they are of printable characters, and have at most 1,024 bytes."""
 _SLASH = "\ue000"
 """Stands for such a slash on the way through the router. No id can hold it: it is no printable character."""
 
@@ -30,5 +33,5 @@ def _whole(value: str) -> str:
     return value.replace(_SLASH, "/")
 
 
-Whole = Annotated[str, AfterValidator(_whole)]
+Whole = Annotated[str, AfterValidator(_whole), Path(json_schema_extra=NAMED)]
 """An id, or a key, of a path as it was written."""

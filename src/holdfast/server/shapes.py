@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .. import Entry, InvalidValue, Message, Metrics, RunInfo, SessionInfo, Text, user
+from .. import Entry, Message, Metrics, RunInfo, SessionInfo, Text, user
 from ..agents import Decision, Event, Requirement, RunEnded, RunOutput
 from ..messages import Blob, Uri, to_otel
 from .lines import Status, status_of
+from .paths import NAMED
 
-_LIMIT = 200
+Identifier = Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=NAMED)]
+_BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
+
+
+def _whole(value: Any) -> Any:
+    """JSON knows no difference between 2 and 2.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Seq = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=1, le=2**53), BeforeValidator(_whole)]
 
 
 class Given(BaseModel):
@@ -31,32 +42,54 @@ class Told(BaseModel):
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-class Attachment(Given):
-    """A file beside the message: its bytes in base64, or where they are."""
+MimeType = Annotated[str, Field(max_length=255, pattern=r"^[a-z]+/[A-Za-z0-9][A-Za-z0-9.+_-]*$", examples=["image/png"])]
 
-    mime_type: str = Field(min_length=3, max_length=255, examples=["image/png"])
-    data: str | None = Field(None, description="base64")
-    url: str | None = None
 
-    def part(self) -> Blob | Uri:
-        if (self.data is None) == (self.url is None):
-            raise InvalidValue("an attachment has either data (base64) or url")
-        modality = self.mime_type.partition("/")[0]
-        modality = modality if modality in ("image", "audio", "video") else "document"
-        if self.data is not None:
-            return Blob(modality, self.data, self.mime_type)
-        return Uri(modality, str(self.url), self.mime_type)
+class _Attachment(Given):
+    mime_type: MimeType
+
+    @property
+    def modality(self) -> str:
+        kind = self.mime_type.partition("/")[0]
+        return kind if kind in ("image", "audio", "video") else "document"
+
+
+class AttachedData(_Attachment):
+    """A file beside the message: its bytes."""
+
+    data: str = Field(min_length=4, pattern=_BASE64, description="In base64.")
+
+    def part(self) -> Blob:
+        return Blob(self.modality, self.data, self.mime_type)
+
+
+class AttachedUrl(_Attachment):
+    """A file beside the message: where it is."""
+
+    url: str = Field(max_length=8192, pattern=r"^https?://[!-~]+$")
+
+    def part(self) -> Uri:
+        return Uri(self.modality, self.url, self.mime_type)
+
+
+_SAYS: dict[str, Any] = {
+    "anyOf": [
+        {"properties": {"message": {"minLength": 1}}},
+        {"properties": {"attachments": {"minItems": 1}}, "required": ["attachments"]},
+    ]
+}
 
 
 class RunRequest(Given):
-    """A message for an agent. Without `session_id` a new session begins."""
+    """A message for an agent, which says something or has attachments. Without `session_id` a new session begins."""
 
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_SAYS)
     message: str = Field(max_length=4_000_000)
     agent: str | None = Field(None, description="Its name; may be left out where there is only one.")
-    session_id: str | None = Field(None, min_length=1, max_length=1024)
-    user_id: str | None = Field(None, min_length=1, max_length=1024, description="For admins: on whose behalf.")
-    run_id: str | None = Field(None, min_length=1, max_length=1024, description="Your own, to make the call safe to repeat.")
-    attachments: list[Attachment] = Field([], max_length=20)
+    session_id: Identifier | None = None
+    user_id: Identifier | None = Field(None, description="For admins: on whose behalf.")
+    run_id: Identifier | None = Field(None, description="Your own, to make the call safe to repeat.")
+    attachments: list[AttachedData | AttachedUrl] = Field([], max_length=20)
     stream: bool = Field(False, description="Answer with server-sent events as they come.")
     background: bool = Field(False, description="Answer at once, with the run's id.")
     wait: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for another run of the session.")
@@ -70,7 +103,7 @@ class RunRequest(Given):
 class DecisionGiven(Given):
     """A decision on one requirement; `value` is the reason of a denial, the arguments, the fields or the result."""
 
-    requirement: str
+    requirement: Identifier
     outcome: Literal["approve", "deny", "answer", "supply", "retry", "cancel"]
     value: Any = None
 
@@ -82,8 +115,8 @@ class Decisions(Given):
 
 
 class SessionRequest(Given):
-    session_id: str | None = Field(None, min_length=1, max_length=1024)
-    user_id: str | None = Field(None, min_length=1, max_length=1024)
+    session_id: Identifier | None = None
+    user_id: Identifier | None = None
     name: str | None = Field(None, max_length=1000)
     metadata: dict[str, Any] = {}
 
@@ -95,20 +128,25 @@ class SessionPatch(Given):
     autogenerate: bool = Field(False, description="Have the agent's model name the session from its first messages.")
     agent: str | None = Field(None, description="With autogenerate: whose model.")
     metadata: dict[str, Any] | None = None
-    ttl: float | None = Field(None, gt=0, lt=1e11)
+    ttl: float | None = Field(None, ge=1, lt=1e11, description="Seconds after its last use.")
 
 
 class ForkRequest(Given):
-    session_id: str | None = Field(None, min_length=1, max_length=1024)
-    at: int | None = Field(None, ge=0, le=2**53)
+    session_id: Identifier | None = None
+    at: Seq | None = None
     name: str | None = Field(None, max_length=1000)
 
 
-class RewindRequest(Given):
-    """One of the two: the seq that stays last, or how many of the newest messages go."""
+class RewindTo(Given):
+    """Go back to a seq: it stays the last."""
 
-    to: int | None = Field(None, ge=0, le=2**53)
-    last: int | None = Field(None, ge=1, le=2**53)
+    to: Seq
+
+
+class RewindLast(Given):
+    """Take back so many of the newest messages, with what follows them."""
+
+    last: Count
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

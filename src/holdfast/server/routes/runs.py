@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import ServerSentEvent
@@ -14,6 +15,7 @@ from ... import Agent, HoldfastError
 from ...agents import RunOutput, RunStream
 from ...agents.following import output_of
 from ...ids import new_id, new_session_id
+from ...requirements import Needs, told
 from ..callers import Caller, Whoever
 from ..going import Under
 from ..paths import Whole
@@ -24,7 +26,7 @@ from ..shapes import Decisions, RunBegun, RunInfoTold, RunRequest, RunTold, deci
 from ..streams import last_seen, stream
 
 router = APIRouter(tags=["runs"])
-Idempotency = Annotated[str | None, Header(min_length=1, max_length=255)]
+Idempotency = Annotated[str | None, Header(min_length=1, max_length=255, pattern="^[!-~]+$")]
 
 
 @router.post("/run", response_model=RunTold | RunBegun)
@@ -48,15 +50,21 @@ async def run_agent(
         here.streams.check()
         await here.check_free(caller, asked.session_id)
     if asked.background:
-        response.status_code = 202
-        status = await here.going.background(asked.input(), under)
-        return RunBegun(run_id=run_id, session_id=session_id, status=status)
+        return _begun(response, under, await here.going.background(asked.input(), under))
     if asked.stream:
         again = asked.run_id is not None or idempotency_key is not None
         return stream(
             await _told(here, lambda: agent.run(asked.input(), **options, stream=True, detached=True), under, request, again=again)
         )
     return await _answered(here, agent.run(asked.input(), **options), under)
+
+
+def _begun(response: Response, run: Under, status: str) -> RunBegun:
+    """The answer for a run in the background: 202, and where it is read."""
+    response.status_code = 202
+    session, id = quote(run.session_id, safe=""), quote(run.run_id, safe="")
+    response.headers["location"] = f"/sessions/{session}/runs/{id}"
+    return RunBegun(run_id=run.run_id, session_id=run.session_id, status=status)
 
 
 def _session_for(caller: Caller, key: str | None) -> str:
@@ -134,9 +142,10 @@ async def follow_run(session_id: Whole, run_id: Whole, caller: Whoever, here: He
 async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Whoever, here: Here, response: Response) -> Any:
     """Decide on what a paused run waits for, all of it or some; the run goes on once nothing is open."""
     session = await here.session(caller, session_id)
-    found = await session.get_run(run_id)
+    found, log = await session.run_log(run_id, light=True)
     if found is None:
         raise not_found(f"run {run_id!r} in session {session_id!r}")
+    _check_open(given, told(log))
     agent = here.agent(caller, _agent_of(here, found.agent or session.info.agent))
     under = Under(agent, run_id, session_id, caller.user)
     made = [decision(it) for it in given.decisions]
@@ -146,9 +155,19 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
         here.streams.check()
     for it in made:
         here.audit(caller, it.outcome, session_id, run_id=run_id, requirement=it.requirement)
-    if given.stream:
-        return stream(here.going.told(agent.continue_run(run_id, made, **options, stream=True, detached=True), under))
+    if given.stream or given.background:
+        events = here.going.told(agent.continue_run(run_id, made, **options, stream=True, detached=True), under)
+        return stream(events) if given.stream else _begun(response, under, "running")
     return await _answered(here, agent.continue_run(run_id, made, **options), under)
+
+
+def _check_open(given: Decisions, needs: Needs) -> None:
+    """404 for a requirement that is none of the run's, 409 for one that was decided before."""
+    for it in given.decisions:
+        if it.requirement not in needs.asked:
+            raise not_found(f"requirement {it.requirement!r} of this run")
+        if it.requirement in needs.decided:
+            raise Problem(409, f"requirement {it.requirement!r} was decided already: {needs.decided[it.requirement].outcome}")
 
 
 def _agent_of(here: Serving, name: str | None) -> str | None:

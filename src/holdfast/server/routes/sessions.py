@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
+from pydantic import AwareDatetime
 from starlette.responses import StreamingResponse
 
+from ... import InvalidValue
 from ...entries import MESSAGE
 from ..callers import Whoever
 from ..changes import noticing
@@ -16,7 +17,7 @@ from ..lines import lines as newest
 from ..paths import Whole
 from ..problems import Problem, not_found
 from ..serving import Here
-from ..shapes import ForkRequest, MessageTold, RewindRequest, SessionPatch, SessionRequest, SessionsTold, SessionTold
+from ..shapes import ForkRequest, MessageTold, RewindLast, RewindTo, SessionPatch, SessionRequest, SessionsTold, SessionTold
 
 router = APIRouter(prefix="/sessions", tags=["sessions"], dependencies=[Depends(noticing)])
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -33,8 +34,8 @@ async def list_sessions(
     parent: Annotated[str | None, Query(max_length=1024)] = None,
     kind: Annotated[str | None, Query(max_length=100)] = None,
     waiting: bool | None = None,
-    updated_after: datetime | None = None,
-    updated_before: datetime | None = None,
+    updated_after: AwareDatetime | None = None,
+    updated_before: AwareDatetime | None = None,
     lines: bool = False,
 ) -> SessionsTold:
     """A page of sessions, the newest created first; an admin's are everybody's, or those of `user_id`.
@@ -44,7 +45,10 @@ async def list_sessions(
     wanted: dict[str, Any] = {"name": name, "parent": parent, "kind": kind, "waiting": waiting}
     wanted |= {"updated_after": updated_after, "updated_before": updated_before, "user_id": caller.acting_for(user_id)}
     store = here.store(caller)
-    page = await store.list(limit=limit, cursor=cursor, **wanted)
+    try:
+        page = await store.list(limit=limit, cursor=cursor, **wanted)
+    except InvalidValue as error:
+        raise not_found("page that begins there: the cursor is none that a list returned") from error
     if not lines:
         return SessionsTold(items=[SessionTold.of(it) for it in page.items], cursor=page.cursor)
     beside = await newest(store, page.items, wanted["user_id"])
@@ -116,10 +120,10 @@ async def fork_session(session_id: Whole, given: ForkRequest, caller: Whoever, h
 
 
 @router.post("/{session_id}/rewind")
-async def rewind_session(session_id: Whole, given: RewindRequest, caller: Whoever, here: Here) -> dict[str, int]:
+async def rewind_session(session_id: Whole, given: RewindTo | RewindLast, caller: Whoever, here: Here) -> dict[str, int]:
     """Go back: what comes after stays in the record, hidden; how many entries that are."""
     session = await here.session(caller, session_id)
-    hidden = await session.rewind(to=given.to, last=given.last)
+    hidden = await (session.rewind(to=given.to) if isinstance(given, RewindTo) else session.rewind(last=given.last))
     here.audit(caller, "rewind", session_id, hidden=str(hidden))
     return {"hidden": hidden}
 

@@ -20,6 +20,9 @@ Scope = Annotated[Literal["session", "user", "app"], Query()]
 
 
 async def _state(session: Session, scope: str) -> State:
+    """The state of this scope; 409 where that is a user's and the session has none."""
+    if scope == "user" and session.info.user_id is None:
+        raise Problem(409, f"session {session.id!r} has no user whose state that could be")
     return session.state if scope == "session" else await session.scope(scope)  # type: ignore[arg-type]  # FastAPI has checked it
 
 
