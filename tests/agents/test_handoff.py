@@ -155,15 +155,16 @@ async def test_what_is_around_a_run_is_the_teams(chat: Models, memory: Store) ->
             return f"{reply}!"
 
     class Counts(Middleware):
-        calls = 0
+        def __init__(self) -> None:
+            self.calls: list[tuple[int, str]] = []
 
         async def on_model_call(self, call: Any, call_next: Callable[[], Any]) -> None:
-            self.calls += 1
+            self.calls.append((call.number, call.agent))
             await call_next()
 
     counts = Counts()
     desk = Desk(chat, memory, [hand("billing")], ["yes"], posthooks=[Last()], middleware=[counts])
-    assert ((await desk.team.run("hi", session_id="s")).content, counts.calls) == ("yes!", 2)
+    assert ((await desk.team.run("hi", session_id="s")).content, counts.calls) == ("yes!", [(1, "desk"), (2, "billing")])
 
 
 async def test_sessions_are_apart_and_a_cleared_one_begins_with_the_leader(chat: Models, store: Store) -> None:

@@ -81,6 +81,7 @@ class Driving:
         self._lost = False
         self._handed = False
         self._looked: Past | None = None
+        self._watched: Watched | None = None
 
     async def go(self, emit: Emit) -> RunOutput:
         """Run; what happens is told to `emit` as it happens, the output last."""
@@ -350,7 +351,7 @@ class Driving:
             service=self._service,
             session=self.session,
             run_id=self.run.id,
-            watched=Watched(self.session, self.run.id, self.crew.middleware, self.crew.name) if self.crew.middleware else None,
+            watched=self._watching(),
         )
         self._acting = bool(rerun)
         final = next((it for it in self._told for result in results_of(it) if result.id in self._before.final), None)
@@ -373,6 +374,14 @@ class Driving:
                 if self._answered_by(final, context):
                     return
         raise UsageError(f"the engine {type(self.crew.engine).__name__} ended without Done: its run() has to tell the answer last")
+
+    def _watching(self) -> Watched | None:
+        """The middleware around the calls of this run, whoever makes them, if there is any."""
+        if self._watched is None and self.crew.middleware:
+            self._watched = Watched(self.session, self.run.id, self.crew.middleware)
+        if self._watched is not None:
+            self._watched.agent = self.crew.name
+        return self._watched
 
     def _answered_by(self, final: Message | None, context: RunContext) -> bool:
         """Whether a final tool's result is the answer: once nothing of its batch is open."""

@@ -17,7 +17,8 @@ class Watched:
 
     def __init__(self, session: Session, run_id: str, middleware: Sequence[Middleware], agent: str | None = None) -> None:
         self._session = session
-        self._agent = agent
+        self.agent = agent
+        """Who makes the calls; another one where the run is handed over."""
         self._run_id = run_id
         self._asked = 0
         self._model = [it.on_model_call for it in middleware if type(it).on_model_call is not Middleware.on_model_call]
@@ -36,7 +37,7 @@ class Watched:
     def call(self, messages: Sequence[Message]) -> ModelCall:
         """The next model call; the engine adds what it knows of it."""
         self._asked += 1
-        return ModelCall(self._session, self._run_id, self._asked, list(messages), agent=self._agent)
+        return ModelCall(self._session, self._run_id, self._asked, list(messages), agent=self.agent)
 
     async def model(self, call: ModelCall, ask: Callable[[ModelCall], Awaitable[Message]]) -> Message:
         """The model's answer to `call.messages`, or what middleware made of either; `ask` calls the model."""
@@ -51,7 +52,7 @@ class Watched:
 
     async def tool(self, id: str | None, name: str, arguments: dict[str, Any], execute: Callable[[dict[str, Any]], Awaitable[Any]]) -> Any:
         """The tool's result, or what middleware made of it; `execute` executes it."""
-        call = ToolInvocation(self._session, self._run_id, id, name, dict(arguments), agent=self._agent)
+        call = ToolInvocation(self._session, self._run_id, id, name, dict(arguments), agent=self.agent)
 
         async def last() -> None:
             if call.result is UNSET:
