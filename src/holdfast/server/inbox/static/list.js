@@ -75,7 +75,7 @@ export class List {
     this.items.push(session);
   }
 
-  /** A session is as it is now: its row says so; one that was not known comes first. */
+  /** A session is as it is now: its row says so. */
   update(session) {
     const place = this.places.get(session.id);
     if (!this.fits(session)) return place !== undefined && this.gone(session.id);
@@ -89,12 +89,15 @@ export class List {
     return !(waiting && !session.waiting) && !(user_id && session.user_id !== user_id) && (!(name || q) || this.places.has(session.id));
   }
 
+  /** To its place by age. One that is older than all that were fetched comes with its page. */
   insert(session) {
-    if (this.loading && this.items.length === 0) return;
-    this.items.unshift(session);
+    const older = this.items.findIndex((it) => it.created_at <= session.created_at);
+    const place = older < 0 ? this.items.length : older;
+    if (older < 0 && !this.done) return;
+    this.items.splice(place, 0, session);
     this.number();
-    if (this.at > 0 || this.items.length > 1) this.at = Math.min(this.items.length - 1, this.at + 1);
-    if (this.box.scrollTop > 0) this.box.scrollTop += ROW;
+    if (place <= this.at && this.items.length > 1) this.at++;
+    if (place * ROW < this.box.scrollTop) this.box.scrollTop += ROW;
   }
 
   gone(id) {
