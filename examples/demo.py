@@ -270,7 +270,28 @@ def demo() -> int:
             else "none: a local server answers from a script; OPENAI_API_KEY=... takes a real one",
             store,
         )
-        return tell(server, rule, store)
+        code = tell(server, rule, store)
+        if code == 0 and sys.stdout.isatty():
+            look_around(store, server.base_url)
+        return code
+
+
+def look_around(store: str, base_url: str) -> None:
+    """The conversations in the inbox, until Ctrl-C: for somebody who sits there."""
+    os.environ |= {
+        "PYDANTIC_AI_NO_BANNER": "1",
+        "OPENAI_BASE_URL": base_url,
+        "OPENAI_API_KEY": "local",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+    try:
+        from demo_inbox import serve
+    except ImportError as error:
+        console.print(Text(f"The inbox needs {error.name}: pip install 'holdfast[serve]'", style="dim"))
+        return
+    heading(5, "The inbox: this conversation and some more, one of them waiting for your decision")
+    serve(store, lambda url: show(Text.assemble((url, "bold cyan"), ("   Ctrl-C ends it", "dim"))))
 
 
 def introduce(model: str, store: str) -> None:
