@@ -114,7 +114,7 @@ async def test_a_deleted_record_begins_anew(store: Store) -> None:
     await (await session.scope("user")).increment("n")
     link: Any = store.__dict__["_link"]
     erase = link.commit("ada", erase=holdfast.backend.Erase("session"))
-    await store.backend.commit(Key("default", "~user/ada"), erase)
+    await store.backend.commit(Key(store.tenant, "~user/ada"), erase)
     again = await session.scope("user")
     assert dict(again) == {}
     assert await again.increment("n") == 1
