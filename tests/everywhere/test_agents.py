@@ -3,7 +3,17 @@
 import inspect
 from types import ModuleType
 
-from ..agents import test_following, test_handoff, test_resuming, test_run, test_run_ids, test_stream, test_summaries, test_together, test_tools
+from ..agents import (
+    test_following,
+    test_handoff,
+    test_resuming,
+    test_run,
+    test_run_ids,
+    test_stream,
+    test_summaries,
+    test_together,
+    test_tools,
+)
 from ..agents.test_summaries import desk, quiet
 
 __all__ = ["desk", "quiet"]
@@ -21,7 +31,17 @@ def elsewhere(module: ModuleType) -> dict[str, object]:
     return {name: tests[name] for name, given in taken.items() if "store" in given and given <= HERE}
 
 
-for _module in (test_following, test_handoff, test_resuming, test_run, test_run_ids, test_stream, test_summaries, test_together, test_tools):
+for _module in (
+    test_following,
+    test_handoff,
+    test_resuming,
+    test_run,
+    test_run_ids,
+    test_stream,
+    test_summaries,
+    test_together,
+    test_tools,
+):
     globals().update(elsewhere(_module))
 
 
