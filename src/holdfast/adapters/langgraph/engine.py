@@ -109,13 +109,14 @@ class _Telling:
         self._own = turn.messages[len(turn.messages) - turn.own :]
         self._calls: dict[str, str] = {}
         """The names of the calls that have no result yet, by id."""
-        self._interrupts: tuple[Interrupt, ...] = ()
+        self._interrupts: dict[str, Interrupt] = {}
         self._streaming: str | None = None
         self._pieces: list[tuple[bool, str]] = []
         self._values: dict[str, Any] = {}
         self._answer = ""
         there = _list(state.values.get(channel))
-        past = _named(turn.messages[: len(turn.messages) - turn.own], turn.run_id)
+        before = turn.messages[: len(turn.messages) - turn.own]
+        past = _named(_since_its_last(before) if there else before, turn.run_id)
         mine = _of_run(there, {it.id for it in stored})
         self._fresh = [] if mine else as_theirs([*past, *_input(self._own, stored, turn.run_id)], there)
         others = [it for it in there if not any(it is own for own in mine)]
@@ -168,7 +169,7 @@ class _Telling:
     def new(self, values: Any) -> Iterator[Step]:
         """What came with these values of the graph."""
         self._values = values
-        self._interrupts = values.get("__interrupt__", ())
+        self._interrupts |= {it.id: it for it in values.get("__interrupt__", ())}
         new = [it for it in _list(values.get(self._channel)) if it.id not in self._known]
         self._known |= {it.id for it in new}
         first = next((it for it in new if it.id == self._streaming), None)
@@ -205,7 +206,7 @@ class _Telling:
     def end(self) -> Iterator[Step]:
         """The answer, or what the graph waits for."""
         if self._interrupts:
-            calls = [self._call(it) for it in self._interrupts]
+            calls = [self._call(it) for it in self._interrupts.values()]
             asked = {it.id for it in self._asked}
             if new := tuple(it for it in calls if it.id not in asked):
                 yield Said(message=Message("assistant", new, native=_ASIDE), acts=True, asked=False)
@@ -228,12 +229,28 @@ def _input(own: Sequence[Message], stored: Sequence[Message], run_id: str) -> It
         yield (ids[place] if place < len(ids) else None) or f"{run_id}-input-{place}", message
 
 
+def _since_its_last(past: Sequence[Message]) -> Sequence[Message]:
+    """What was said after the graph was last given anything: of what was before, it has forgotten on purpose what it has not."""
+    place = next((n for n in range(len(past) - 1, -1, -1) if _is_own(past[n])), None)
+    if place is None:
+        return past
+    run = past[place].run_id
+    given = [n for n in range(place) if run is not None and past[n].run_id == run and past[n].role not in ("assistant", "tool")]
+    return past[(given[-1] if given else place) + 1 :]
+
+
 def _named(past: Iterable[Message], run_id: str) -> Iterator[tuple[str, Message]]:
-    """What was said before, with the ids of its entries; a graph's own is left out, for it has it, or has forgotten it on purpose."""
+    """What others said, with the ids of its entries: results only with their calls."""
+    calls: set[str | None] = set()
     for place, message in enumerate(past):
-        if message.native is None or message.native.format != FORMAT:
-            result = next((part.id for part in message.parts if isinstance(part, ToolResult)), None)
-            yield message.id or (f"{run_id}-{place}" if result is None else f"result-{result}"), message
+        results = [part.id for part in message.parts if isinstance(part, ToolResult)]
+        if not _is_own(message) and calls.issuperset(results):
+            calls |= {call.id for call in _calls(message)}
+            yield message.id or (f"result-{results[0]}" if results else f"{run_id}-{place}"), message
+
+
+def _is_own(message: Message) -> bool:
+    return message.native is not None and message.native.format == FORMAT
 
 
 def _of_run(there: list[Any], own: set[str | None]) -> list[Any]:
