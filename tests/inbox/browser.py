@@ -66,12 +66,13 @@ class People:
 class Desk:
     """The server of `tests.inbox.desk`, which can be stopped and started again at its place."""
 
-    def __init__(self, store: str, hash: str | None = None) -> None:
+    def __init__(self, store: str, hash: str = "", takes: float = 0) -> None:
         with socket.socket() as it:
             it.bind(("127.0.0.1", 0))
             self.port = it.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._arguments = [str(self.port), store, *([hash] if hash else [])]
+        self.store = store
+        self._arguments = [str(self.port), store, hash, str(takes)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -1,9 +1,14 @@
-"""A server with a desk of agents and a scripted model, as a process: `python -m tests.inbox.desk PORT STORE [HASH OF A KEY]`."""
+"""A server with a desk of agents and a scripted model, as a process: `python -m tests.inbox.desk PORT STORE HASH_OF_A_KEY SECONDS`.
+
+Without a hash it asks nobody for a key. Answers take the seconds, tools half of them.
+"""
 
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import uvicorn
 
@@ -16,6 +21,7 @@ from holdfast.server import create_app
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
 
 MANY = 2_000
+_takes = 0.0
 HOSTILE = "hostile"
 LONG = "long"
 ATTACKS = (
@@ -29,8 +35,36 @@ ATTACKS = (
 )
 
 
+VERSE = """Here are four lines, as asked:
+
+> The tide lets go of what it never owned,
+> the rock keeps still and does not ask for thanks;
+> below, a hand of weed has found the stone
+> and holds, while all the water breaks its ranks.
+
+*The third line is about* **holdfasts**: the roots that are none."""
+SIZING = """For **40 people** one process is plenty. What grows is the number of open streams:
+
+1. one for the list of each open page,
+2. one for the conversation that is read.
+
+```yaml
+server:
+  workers: 2
+  limits:
+    streams: 200
+```
+
+| People | Streams | Memory |
+|---|---|---|
+| 40 | 80 | 120 MB |
+| 400 | 800 | 190 MB |
+"""
+
+
 def find_order(order_id: str) -> dict[str, str]:
     """Where an order is."""
+    time.sleep(_takes / 2)
     return {"order_id": order_id, "city": "Leipzig", "carrier": "DHL", "status": "damaged on the way"}
 
 
@@ -98,6 +132,8 @@ _RULES = (
     ("refund", lambda: call("refund", order_id="1007", amount=39.9, reason="damaged on the way")),
     ("send it again", lambda: call("send_again", order_id="1007")),
     ("in stock", lambda: call("count_stock", article="kettle")),
+    ("verse", lambda: VERSE),
+    ("sizing", lambda: SIZING),
     ("where is", lambda: call("find_order", order_id="1007")),
 )
 
@@ -115,17 +151,25 @@ def runtime(model: ModelServer, store: str) -> Runtime:
 
 
 async def seed(url: str) -> None:
-    """Many short conversations, a long one, and one that means harm; once."""
+    """Many short conversations, a long one, and one that means harm."""
     async with Store.open(url, as_admin=True) as store:
-        if await store.has(HOSTILE):
-            return
         await asyncio.gather(*[_short(store, number) for number in range(MANY)])
-        long = await store.session(LONG, user_id="ada")
-        await long.rename("A long one")
-        await long.append(*[it for number in range(200) for it in (user(f"Question {number}?"), assistant(f"Answer {number}."))])
+        await _long(store)
         hostile = await store.session(HOSTILE, user_id="<b>mallory</b>")
         await hostile.rename("<img src=x onerror='window.hacked = 1'> \u202egnp.exe")
         await hostile.append(*_hostile())
+
+
+async def seed_one(url: str) -> None:
+    """The long one."""
+    async with Store.open(url, as_admin=True) as store:
+        await _long(store)
+
+
+async def _long(store: Store) -> None:
+    long = await store.session(LONG, user_id="ada")
+    await long.rename("A long one")
+    await long.append(*[it for number in range(200) for it in (user(f"Question {number}?"), assistant(f"Answer {number}."))])
 
 
 async def _short(store: Store, number: int) -> None:
@@ -142,13 +186,19 @@ def _hostile() -> Iterator[Message]:
     yield Message("assistant", (Text("The end of it."),))
 
 
-def main(port: str, store: str, hash: str | None = None) -> None:
-    asyncio.run(seed(store))
+def slowly(request: Request) -> Answer:
+    """The answer, after the time it takes."""
+    said = answer(request)
+    return replace(Answer(text=said) if isinstance(said, str) else said, delay=_takes)
+
+
+def main(port: str, store: str, hash: str) -> None:
     auth = Auth(keys=[Key(hash=hash, user="ada")]) if hash else Auth()
-    with ModelServer(answer) as model:
+    with ModelServer(slowly) as model:
         app = create_app(runtime(model, store), ServerSettings(auth=auth, grace=0.5))
         uvicorn.run(app, port=int(port), log_level="error", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    _takes = float(sys.argv[4])
+    main(*sys.argv[1:4])

@@ -1,5 +1,6 @@
 """The inbox, through what a person does with it, in a real browser against a real server."""
 
+import asyncio
 import re
 from collections.abc import Generator
 from pathlib import Path
@@ -11,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from holdfast.server.hashes import hash_of, new_key
 
 from .browser import Desk, People, launch, running
-from .desk import HOSTILE, LONG, MANY
+from .desk import HOSTILE, LONG, MANY, seed, seed_one
 
 NARROW = (390, 780)
 MOST_NODES = 1_500
@@ -35,6 +36,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
     folder = tmp_path_factory.mktemp("inbox")
     desk = Desk(f"sqlite:///{folder / 'open.db'}?synchronous=off")
     locked = Desk(f"sqlite:///{folder / 'locked.db'}?synchronous=off", hash_of(key))
+    asyncio.run(seed(desk.store))
+    asyncio.run(seed_one(locked.store))
     with sync_playwright() as playwright:
         browser = launch(playwright)
         if browser is None:

@@ -64,6 +64,7 @@ export class Conversation {
       el("h1", el("button.name", { type: "button", title: "Rename (r)", dir: "auto", onclick: () => this.rename() }, session ? title(session) : "…")),
       status !== "idle" && el(`span.status.${status}`, el("i.dot"), WORDS[status]),
       el("span.gap"),
+      el("button.icon.menu", { type: "button", "aria-label": "More", onclick: () => this.head.classList.toggle("more") }, "⋯"),
       el("div.actions", action("Fork", "Fork (f)", () => this.fork()), action("Export", "Export (e)", () => this.export()), action("Delete", "Delete (#)", () => this.delete())),
       el("button.icon.aside", { type: "button", title: "Runs, what was sent, state, info (i)", "aria-label": "Details", onclick: () => this.hears.panel() }, "◨"),
     );

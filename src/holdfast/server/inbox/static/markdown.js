@@ -94,7 +94,7 @@ function table(lines, at) {
   at.line++;
   const body = [];
   while (at.line < lines.length && lines[at.line].includes("|")) body.push(row("td"));
-  return el("div.table", { tabindex: "0" }, el("table", el("thead", head), el("tbody", body)));
+  return el("div.table", { tabindex: "0" }, el("table", head.textContent && el("thead", head), el("tbody", body)));
 }
 
 const begins = (line, depth) =>

@@ -60,7 +60,7 @@ function scaled(spans, run) {
 
 function laid(spans, scale) {
   const ends = [];
-  return spans.map((span) => {
+  const bars = spans.map((span) => {
     const from = Date.parse(span.started);
     const to = span.ended ? Date.parse(span.ended) : scale.to;
     const x = scale.x(from);
@@ -70,20 +70,24 @@ function laid(spans, scale) {
     ends[lane] = x + wide;
     return { span, lane, x, wide: Math.min(wide, WIDE - x), ms: to - from };
   });
+  for (const it of bars) it.room = Math.min(WIDE, ...bars.filter((other) => other.lane === it.lane && other.x > it.x).map((other) => other.x)) - it.x - it.wide;
+  return bars;
 }
 
 const nameOf = (span) => (span.kind === "tool" ? oneLine(span.name ?? "tool") : { model: "model", waiting: "waiting", queued: "queued" }[span.kind]);
 
-function bar({ span, lane, x, wide, ms }, scale) {
+function bar({ span, lane, x, wide, ms, room }, scale) {
   const y = TOP + lane * (HIGH + GAP);
   const label = `${nameOf(span)} ${duration(ms)}`;
-  const fits = label.length * 5.1 + 8 < wide;
+  const needs = label.length * 4.9 + 8;
+  const fits = needs < wide;
   const open = !span.ended && scale.to - Date.now() > -1000;
   return svg(
     `g.span.${span.kind}${open ? ".open" : ""}`,
     svg("title", label),
     svg("rect", { x: x.toFixed(1), y, width: Math.max(1.5, wide - 1).toFixed(1), height: HIGH, rx: 2 }),
     fits && svg("text", { x: (x + 4).toFixed(1), y: y + 9 }, label),
+    !fits && needs < room && svg("text.beside", { x: (x + wide + 3).toFixed(1), y: y + 9 }, label),
   );
 }
 
