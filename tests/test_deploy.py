@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdfast import Agent, Store
+from holdfast import Agent, InvalidValue, Store
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import BESIDE, Settings, known, read
 from holdfast.server import create_app
@@ -304,6 +304,8 @@ def test_what_the_objects_name_is_there(manifest: dict[str, Any], pod: dict[str,
     target = manifest["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", manifest["Deployment"]["metadata"]["name"])
     assert pod["enableServiceLinks"] is False
+    with pytest.raises(InvalidValue, match="HOLDFAST_PORT"):
+        settings_of({"HOLDFAST_PORT": "tcp://10.0.0.1:80"})  # what such a link would set
 
 
 def test_ports_and_probes_are_the_server_s(pod: dict[str, Any], manifest: dict[str, Any], configured: Settings, paths: set[str]) -> None:

@@ -176,7 +176,9 @@ def test_a_person_decides_in_another_invocation(function: Lambda) -> None:
 
 def test_what_takes_longer_than_the_function_may_is_answered_in_time(function: Lambda) -> None:
     asked = {"message": "slow", "session_id": "late", "run_id": "r3"}
-    assert "same run_id" in is_problem(function(function_url("POST", "/run", asked), Remaining(2.5)), 504)
+    late = function(function_url("POST", "/run", asked), Remaining(2.5))
+    assert "same run_id" in is_problem(late, 504)
+    assert json.loads(late["body"])["runs"] == [{"session_id": "late", "run_id": "r3"}]
     assert body(function(function_url("POST", "/run", asked), Remaining(30)))["content"] == "Hello, slow"
     assert len(body(function(function_url("GET", "/sessions/late/messages")))) == 2
 

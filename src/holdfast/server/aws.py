@@ -122,7 +122,7 @@ class Lambda:
         streams = asyncio.create_task(exchange.streams.wait())
         await asyncio.wait({work, streams}, timeout=max(0.0, end - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
         streams.cancel()
-        late = not work.done()
+        late, cut = not work.done(), self._here.going.places
         if late:
             await self._here.going.hand_over()
             work.cancel()
@@ -130,9 +130,9 @@ class Lambda:
         with suppress(Exception, asyncio.CancelledError):  # the application has answered by then, and noted it in its log
             await work
         if exchange.streams.is_set():
-            raise no_streams()
+            raise _no_streams()
         if late:
-            raise Problem(504, "the time of this function is up; what was stored is kept: ask again with the same run_id")
+            raise _too_late(cut)
 
     async def _settled(self, end: float) -> None:
         """Wait for the runs under way, which would be frozen with the function; hand over what is not over in time."""
@@ -140,7 +140,12 @@ class Lambda:
         await self._here.going.hand_over()
 
 
-def no_streams() -> Problem:
+def _too_late(cut: set[tuple[str, str, str]]) -> Problem:
+    told = "the time of this function is up; what is stored is kept, and the same run_id goes on from there"
+    return Problem(504, told, runs=[{"session_id": session_id, "run_id": run_id} for _, session_id, run_id in sorted(cut)])
+
+
+def _no_streams() -> Problem:
     return Problem(501, "there are no streams here: an answer comes whole, so leave out `stream`, and read runs and messages instead")
 
 
@@ -160,7 +165,7 @@ class _Exchange:
         if b'"stream"' in self._body:
             with suppress(msgspec.DecodeError):
                 if msgspec.json.decode(self._body, type=_Asked).stream:
-                    raise no_streams()
+                    raise _no_streams()
 
     async def receive(self) -> Message:
         if self._asked:
