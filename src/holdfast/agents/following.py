@@ -42,7 +42,7 @@ async def follow(session: Session, run_id: str, after: int = 0) -> AsyncGenerato
             raise UsageError(f"there is no run {run_id!r} in {session.key}: nothing to follow")
         run = fold([it for it in log if it.kind == kinds.RUN], snapshot.head.claim)[-1]
         if run.status not in (RUNNING, QUEUED):
-            if after != telling.place.number:
+            if not telling.ended or after != telling.place.number:  # an end that nobody stored has no number
                 yield RunEnded(output_of(session, run, log), number=max(telling.place.number, number + 1))
             return
         wait = _SHORT if number > before else min(wait * 1.5, _LONG)

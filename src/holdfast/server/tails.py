@@ -244,7 +244,7 @@ class _Follower:
                 yield event
             run = fold([it for it in self._log if it.kind == RUN], head.claim)[-1]
             if run.status not in (RUNNING, QUEUED):
-                if after != self._telling.place.number:
+                if not self._telling.ended or after != self._telling.place.number:  # an end that nobody stored has no number
                     yield RunEnded(output_of(session, run, self._log), number=max(self._telling.place.number, told + 1))
                 return
             found = await self._feed.since(number)
