@@ -389,6 +389,27 @@ async def test_a_run_that_is_let_go_of_is_gone_on_with_at_once(chat: Models, fil
     assert [type(event) for event in rest] == [RunStarted, TextDelta, RunEnded]
 
 
+@pytest.mark.parametrize("share", [False, True])
+async def test_whoever_cancels_a_paused_team_leaves_nothing_of_its_members_to_decide(chat: Models, store: Store, share: bool) -> None:
+    @tool(confirm=True)
+    def pay() -> str:
+        raise AssertionError
+
+    inner = Team(
+        chat.model(chat.serve([call("delegate", member="payer", task="pay")])),
+        name="inner",
+        members=[chat.agent([call("pay")], name="payer", tools=[pay])],
+    )
+    outer = chat.serve([call("delegate", member="inner", task="pay")])
+    team = Team(chat.model(outer), name="outer", members=[inner], share_session=share, store=store)
+    await team.run("pay", session_id="s", user_id="ada", run_id="r")
+    assert len([it async for it in store.requirements(user_id="ada")]) == 1
+    another = chat.agent([], name="another", store=store)
+    assert await another.cancel_run("r", "s", user_id="ada")
+    assert [it async for it in store.requirements(user_id="ada")] == []
+    assert [it.id async for it in store.sessions(waiting=True, user_id="ada")] == []
+
+
 async def test_what_waits_is_not_let_go_of(chat: Models, store: Store) -> None:
     """A server that stops lets go of all it has: what has paused just then goes on waiting, what is queued stays queued."""
 

@@ -29,6 +29,7 @@ from .engine import Engine, Said, Turn, check_holds
 from .events import Event
 from .following import follow
 from .history import DEFAULT, History
+from .members import cancel_waiting
 from .orders import Crew, Instructions, Orders
 from .output import RunOutput
 from .stream import RunStream
@@ -303,9 +304,12 @@ class Agent:
         """
         session = await self._there(session_id, user_id)
         waits = [it for it in await session.requirements() if it.run_id == run_id]
-        if waits:
-            return (await self.continue_run(run_id, [waits[0].cancel()], session=session)).status == CANCELLED
-        return await session.cancel_run(run_id)
+        if not waits:
+            return await session.cancel_run(run_id)
+        ended = (await self.continue_run(run_id, [waits[0].cancel()], session=session)).status == CANCELLED
+        if ended:
+            await cancel_waiting(self.store, session, run_id, waits)
+        return ended
 
     def _session(self, session: Session | None, session_id: str | None, user_id: str | None) -> Session:
         """The handle of a call; nothing is read yet."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from ..backend import HeadPatch
 from ..errors import SessionNotFound
+from ..requirements import Requirement
 from ..runs import PAUSED
 from ..session import Session
+from ..store import Store
 from .output import RunOutput
 from .tools import Execution, Waits
 
@@ -61,6 +64,24 @@ async def cancel(member: Any, session: Session, run_id: str) -> None:
         if it.run_id == run_id:
             await member.continue_run(run_id, [it.cancel()], session=session)
             return
+
+
+async def cancel_waiting(store: Store, session: Session, run_id: str, waits: Sequence[Requirement]) -> None:
+    """Cancel the runs of members that a run, which is over, waited for; whoever ends it need not know its members.
+
+    They are found in `session` itself, where members share it, and in those beside it.
+    """
+    for id in {run_id_of(run_id, it.via.call) for it in waits if it.via is not None}:
+        await _cancel_waiting(store, session, id)
+        async for info in store.sessions(waiting=True, parent=session.id, user_id=session.info.user_id):
+            if (own := await store.get(info.id, user_id=session.info.user_id)) is not None:
+                await _cancel_waiting(store, own, id)
+
+
+async def _cancel_waiting(store: Store, session: Session, run_id: str) -> None:
+    theirs = [it for it in await session.requirements(members=True) if it.run_id == run_id]
+    if theirs and await session.cancel_run(run_id):
+        await cancel_waiting(store, session, run_id, theirs)
 
 
 def about(instructions: Any) -> str:
