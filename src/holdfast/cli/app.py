@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 import holdfast
 
 from .. import HoldfastError, SessionExists, SessionNotFound, UsageError
-from . import copy, db, keys, search, sessions
+from . import config, copy, db, keys, search, sessions
 from .chat import chat
 from .command import COMMON, CONTEXT, Terminal, command, help_alone, known_as, option
 from .output import failed
@@ -91,6 +91,7 @@ command(app, "serve")(serve)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(db.app, name="db")
 app.add_typer(keys.app, name="keys")
+app.add_typer(config.app, name="config")
 copy.register(app)
 search.register(app)
 

@@ -6,6 +6,7 @@ Agent Kernel documents, `AK_SESSION__...`, are read too, after our own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -203,7 +204,7 @@ def shown(settings: Settings) -> Iterator[tuple[str, Any]]:
         it: Any = settings
         for part in name.split("."):
             it = getattr(it, part, None)
-        yield name, _masked(name, it)
+        yield name, _masked(it)
 
 
 # --- from where ------------------------------------------------------------------------------------------------------
@@ -217,10 +218,17 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         found: Any = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"{path} is no YAML: {error}") from error
+        raise InvalidValue(f"{path} is no YAML: {_problem(error)}") from None
     if found is not None and not isinstance(found, dict):
         raise InvalidValue(f"{path}: it holds a {type(cast('object', found)).__name__}, not names and values")
     return cast("dict[str, Any]", found or {})
+
+
+def _problem(error: Any) -> str:
+    """What is wrong, and where; not the line itself, which may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+    return f"{getattr(error, 'problem', None) or getattr(error, 'reason', None) or type(error).__name__}{where}"
 
 
 def _leaves(tree: Mapping[str, Any], kind: Any, above: str) -> Iterator[tuple[str, Any]]:
@@ -239,10 +247,18 @@ def _of_environment(environment: Mapping[str, str], prefix: str) -> Iterator[tup
         if not name.startswith(prefix):
             continue
         path = BESIDE.get(name, name.removeprefix(prefix).lower())
-        if path is None or (prefix == THEIRS and path not in _AK_NAMES):
+        if path is None or (prefix == THEIRS and path not in _AK_NAMES and not path.startswith("session__")):
             continue  # the file is named, or it is of Agent Kernel and none of our business
+        if prefix == THEIRS and path not in _AK_NAMES:
+            near = get_close_matches(path, _AK_NAMES, 1, 0.6)
+            fix = f"did you mean {_theirs(near[0])}?" if near else f"those that are read: {', '.join(map(_theirs, _AK_NAMES))}"
+            raise InvalidValue(f"{name}: Agent Kernel has no such setting: {fix}")
         place = path.replace("__", ".")
         yield place, (_listed(place, text), name)
+
+
+def _theirs(path: str) -> str:
+    return f"{THEIRS}{path.upper()}"
 
 
 def _listed(place: str, text: str) -> Any:
@@ -276,8 +292,7 @@ def _converted(given: Mapping[str, tuple[Any, str]]) -> Settings:
         try:
             checked = msgspec.convert(value, kind, strict=False, dec_hook=_secret)
         except msgspec.ValidationError as error:
-            told = "********" if _secretive(kind) else repr(value)
-            raise InvalidValue(f"{source}: {name} = {told:.120}: {error}") from None
+            raise InvalidValue(f"{source}: {name} = {_told(name, kind, value):.120}: {error}") from None
         *above, last = name.split(".")
         branch = tree
         for part in above:
@@ -317,13 +332,34 @@ def _secretive(kind: Any) -> bool:
     return kind is Secret or Secret in get_args(kind)
 
 
-def _masked(name: str, value: Any) -> Any:
+_STARS = "********"
+_IN_QUERY = re.compile(r"(?<=[?&])([^=&#]*(?:password|secret|token)[^=&#]*=)[^&#]+", re.IGNORECASE)
+_IN_PLACE = re.compile(r"(?<=//)([^:@/?#]*):[^@]*(?=@)")
+
+
+def _told(name: str, kind: Any, value: Any) -> str:
+    """A value that makes no sense, as an error may show it: nothing of what may be secret."""
+    if _secretive(kind) or _holds_keys(kind):
+        return _STARS
+    return repr(_without_password(value) if isinstance(value, str) else value)
+
+
+def _masked(value: Any) -> Any:
     if isinstance(value, Secret):
-        return repr(value).strip("'")
-    if isinstance(value, str) and name.endswith("url"):
-        parts = urlsplit(value)
-        return value if parts.password is None else value.replace(f":{parts.password}@", ":********@", 1)
-    return msgspec.to_builtins(value)
+        return _STARS
+    if isinstance(value, str):
+        return _without_password(value)
+    plain = msgspec.to_builtins(value)
+    return [it | {"hash": _STARS} if isinstance(it, dict) and "hash" in it else it for it in plain] if isinstance(plain, list) else plain
+
+
+def _without_password(url: str) -> str:
+    """The URL with stars for its password, in the place of it and in its options."""
+    return _IN_QUERY.sub(rf"\g<1>{_STARS}", _IN_PLACE.sub(rf"\g<1>:{_STARS}", url))
+
+
+def _holds_keys(kind: Any) -> bool:
+    return Key in get_args(kind)
 
 
 # --- from settings to a URL ------------------------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+"""`holdfast config`: what is set, where it was set, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from ..runtime.settings import Found, known, read, shown
+from . import output
+from .command import Terminal, command, group
+
+app = group("What is set: in the environment, and in config.yaml.")
+File = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Instead of $HOLDFAST_CONFIG, or ./config.yaml if it exists.")]
+DEFAULT = "default"
+
+
+@command(app, "show")
+async def show(terminal: Terminal, *, config: File = None) -> None:
+    """Show every setting, its value, and where it was set. Passwords are stars."""
+    found = read(os.environ, file=config)
+    rows = rows_of(found)
+    if terminal.json:
+        terminal.answer(rows, "")
+        return
+    columns = output.Columns(("setting", "value", "set by"), cut=("value",))
+    texts = [{"setting": row["name"], "value": text(row["value"]), "set by": row["source"]} for row in rows]
+    terminal.out.print(output.table(columns, texts, terminal.out.width))
+
+
+@command(app, "check")
+async def check(terminal: Terminal, *, config: File = None) -> None:
+    """Check the settings: an error names what is unknown or makes no sense, and where it was set."""
+    found = read(os.environ, file=config)
+    place = dict(shown(found.settings))["session.url"] or found.settings.session.type
+    terminal.answer({"set": found.sources, "store": place}, f"{len(found.sources)} of {len(known())} settings are set; sessions in {place}")
+
+
+def rows_of(found: Found) -> list[dict[str, Any]]:
+    """Each setting: its name, its value and its source."""
+    return [{"name": name, "value": value, "source": found.sources.get(name, DEFAULT)} for name, value in shown(found.settings)]
+
+
+def text(value: Any) -> str:
+    """A value as it is written in a file."""
+    return value if isinstance(value, str) else "" if value is None else output.readable(value)
