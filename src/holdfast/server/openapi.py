@@ -54,7 +54,18 @@ _OPEN = ("health", "ready")
 """Operations that ask nobody who they are and nothing of a request."""
 _RUNS = ("run_agent", "decide")
 _FOLLOWS = ("follow_run", "follow_session", "follow_sessions")
-_EVENTS = {"schema": {"type": "string", "description": "Server-sent events: an `id`, the name of the `event`, its `data` as JSON."}}
+_RUN_TELLS = (
+    *("run_started", "text_delta", "reasoning_delta", "tool_called", "tool_answered", "handed_over"),
+    *("run_ended", "problem"),
+)
+_TELLS = {
+    "run_agent": _RUN_TELLS,
+    "decide": _RUN_TELLS,
+    "follow_run": _RUN_TELLS,
+    "follow_session": ("entry", "session", "partial", "cleared", "gone", "problem"),
+    "follow_sessions": ("ready", "session", "deleted", "reload", "problem"),
+}
+"""The events of each stream, by its operation."""
 _LOCATION = {"Location": {"description": "Where the run is read.", "schema": {"type": "string", "format": "uri-reference"}}}
 _AFTER = {
     "name": "Last-Event-ID",
@@ -104,7 +115,7 @@ def _describe(path: str, method: str, operation: dict[str, Any]) -> None:
         responses["200"]["content"] = _json("RunTold")
         responses["202"] = {"description": "The run goes on in the background.", "content": _json("RunBegun"), "headers": _LOCATION}
     if name in (*_RUNS, *_FOLLOWS):
-        responses["200"].setdefault("content", {})["text/event-stream"] = _EVENTS
+        responses["200"].setdefault("content", {})["text/event-stream"] = {"schema": _events(name)}
     if name in _FOLLOWS and not any(it["name"] == "Last-Event-ID" for it in operation.get("parameters", ())):
         operation.setdefault("parameters", []).append(_AFTER)
 
@@ -113,9 +124,19 @@ def _json(model: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
 
 
+def _events(name: str) -> dict[str, Any]:
+    """One event of a stream."""
+    members = {
+        "event": {"type": "string", "enum": list(_TELLS[name])},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string", "description": "Given as `Last-Event-ID` it goes on behind this event."},
+    }
+    return {"type": "object", "description": "One server-sent event.", "properties": members, "required": ["event", "data"]}
+
+
 def _statuses(name: str, path: str, method: str, operation: dict[str, Any]) -> list[int]:
     if name in _OPEN:
         return [503] if name == "ready" else []
-    with_id = "{" in path or name in (*_RUNS, "list_sessions")  # a page is not there either where its cursor is none
+    with_id = "{" in path or name in (*_RUNS, "list_sessions", "create_session")  # a page, or a session of another, is not there either
     found = [*_EVERY, *(_WITH_ID if with_id else ()), *(_WITH_BODY if "requestBody" in operation else ())]
     return sorted([*found, *(_WRITES if method != "get" or "state" in path else ()), *((502,) if name in _RUNS else ())])

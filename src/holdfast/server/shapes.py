@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from .. import Entry, Message, Metrics, RunInfo, SessionInfo, Text, user
 from ..agents import Decision, Event, Requirement, RunEnded, RunOutput
@@ -23,6 +24,16 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _plain(value: Any) -> Any:
+    """JSON has no numbers that are none, though Python's reader takes them."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("this is no JSON value") from error
+    return value
+
+
+Json = Annotated[Any, AfterValidator(_plain)]
 Seq = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=1, le=2**53), BeforeValidator(_whole)]
 
@@ -105,7 +116,7 @@ class DecisionGiven(Given):
 
     requirement: Identifier
     outcome: Literal["approve", "deny", "answer", "supply", "retry", "cancel"]
-    value: Any = None
+    value: Json = None
 
 
 class Decisions(Given):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from itertools import takewhile
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,9 +13,11 @@ from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 
-from ... import Agent, HoldfastError
+from ... import Agent, HoldfastError, SessionGone, SessionNotFound
 from ...agents import RunOutput, RunStream
+from ...agents.before import said_or_done
 from ...agents.following import output_of
+from ...entries import MESSAGE
 from ...ids import new_id, new_session_id
 from ...requirements import Needs, told
 from ..callers import Caller, Whoever
@@ -46,17 +50,31 @@ async def run_agent(
     options: dict[str, Any] = {"session_id": session_id, "user_id": under.user_id, "run_id": run_id, "wait": asked.wait}
     options["lease"] = here.settings.lease
     here.going.check()
+    again = asked.run_id is not None or idempotency_key is not None
+    if again and (asked.stream or asked.background):
+        await _check_same(asked, under)
     if asked.stream:
         here.streams.check()
         await here.check_free(caller, asked.session_id)
     if asked.background:
         return _begun(response, under, await here.going.background(asked.input(), under))
     if asked.stream:
-        again = asked.run_id is not None or idempotency_key is not None
         return stream(
             await _told(here, lambda: agent.run(asked.input(), **options, stream=True, detached=True), under, request, again=again)
         )
     return await _answered(here, agent.run(asked.input(), **options), under)
+
+
+async def _check_same(asked: RunRequest, under: Under) -> None:
+    """422 where the run was begun before with another input: there is no error to tell of it once a stream has begun."""
+    with suppress(SessionNotFound, SessionGone):
+        session = under.agent.store.handle(under.session_id, user_id=under.user_id)
+        found, log = await session.run_log(under.run_id)
+        stored = [it.message() for it in log if it.kind == MESSAGE]
+        given = found.window.get("given") if found else None
+        said = stored[:given] if isinstance(given, int) else list(takewhile(lambda it: not said_or_done(it), stored))
+        if said and said != [asked.input()]:
+            raise Problem(422, f"run {under.run_id!r} was begun with another input: use another key for another run")
 
 
 def _begun(response: Response, run: Under, status: str) -> RunBegun:

@@ -14,6 +14,7 @@ from ..changes import noticing
 from ..paths import Whole
 from ..problems import Problem, not_found
 from ..serving import Here
+from ..shapes import Json
 
 router = APIRouter(prefix="/sessions/{session_id}/state", tags=["state"], dependencies=[Depends(noticing)])
 Scope = Annotated[Literal["session", "user", "app"], Query()]
@@ -49,7 +50,7 @@ async def read_value(session_id: Whole, key: Whole, caller: Whoever, here: Here,
 
 @router.put("/{key}", status_code=204)
 async def write_value(
-    session_id: Whole, key: Whole, value: Annotated[Any, Body()], caller: Whoever, here: Here, scope: Scope = "session"
+    session_id: Whole, key: Whole, value: Annotated[Json, Body()], caller: Whoever, here: Here, scope: Scope = "session"
 ) -> Response:
     """Set one value, any JSON; other keys stay. The application's state is written by admins only."""
     session = await here.session(caller, session_id)

@@ -1,0 +1,317 @@
+"""The REST interface as its clients use it: runs that are safe to repeat, sessions, what is told of them, and every way to be wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from holdfast import Agent
+from holdfast.models import OpenAIChat
+from holdfast.runtime import Runtime
+from holdfast.server import create_app
+from holdfast.testing.model_server import Answer, ModelServer
+
+from .conftest import events, serving, until
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
+
+
+async def run(client: httpx.AsyncClient, message: str, *, key: str | None = None, status: int = 200, **more: Any) -> dict[str, Any]:
+    headers = {} if key is None else {"idempotency-key": key}
+    response = await client.post("/run", json={"message": message} | more, headers=headers)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+async def get(client: httpx.AsyncClient, path: str, status: int = 200) -> Any:
+    response = await client.get(path)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem document of an answer, which says no more than it should."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert (document["type"], document["status"]) == ("about:blank", status)
+    assert "Traceback" not in response.text
+    assert "/src/" not in response.text
+    return document
+
+
+# --- runs that are safe to repeat ------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_run_is_the_same_run(client: httpx.AsyncClient, model: ModelServer) -> None:
+    first = await run(client, "hello", key="k1")
+    again = await run(client, "hello", key="k1")
+    assert again == first
+    assert len(model.requests) == 1
+
+
+async def test_a_run_repeated_while_it_goes_on_is_joined(client: httpx.AsyncClient, model: ModelServer) -> None:
+    answers = await asyncio.gather(*[run(client, "slowly please", key="k1", session_id="ada-1") for _ in range(3)])
+    assert [it["content"] for it in answers] == ["You said: slowly please"] * 3
+    assert len({it["run_id"] for it in answers}) == 1
+    assert len(model.requests) == 1
+
+
+@pytest.mark.parametrize("how", [{"stream": True}, {"background": True}, {}], ids=["stream", "background", "plain"])
+async def test_another_way_to_repeat_it_finds_it_too(client: httpx.AsyncClient, model: ModelServer, how: dict[str, bool]) -> None:
+    first = await run(client, "hello", key="k1")
+    response = await client.post("/run", json={"message": "hello"} | how, headers={"idempotency-key": "k1"})
+    assert response.is_success
+    if "stream" in how:
+        told = [it async for it in events(response)]
+        assert told[-1]["output"]["content"] == "You said: hello"
+        assert "".join(it["delta"] for it in told if it.name == "text_delta") == "You said: hello"
+    else:
+        assert response.json()["run_id"] == first["run_id"]
+    assert len(model.requests) == 1
+
+
+@pytest.mark.parametrize("how", [{}, {"stream": True}, {"background": True}], ids=["plain", "stream", "background"])
+async def test_one_key_for_two_inputs_is_refused(client: httpx.AsyncClient, model: ModelServer, how: dict[str, bool]) -> None:
+    await run(client, "hello", key="k1")
+    response = await client.post("/run", json={"message": "good bye"} | how, headers={"idempotency-key": "k1"})
+    assert "another input" in is_problem(response, 422)["detail"]
+    assert len(model.requests) == 1
+
+
+async def test_a_run_that_failed_goes_on_when_it_is_repeated(model: ModelServer) -> None:
+    answers = iter([Answer(status=400), Answer(text="Here I am.")])
+    with ModelServer(lambda request: next(answers)) as other:
+        runtime = Runtime("memory://")
+        runtime.register(Agent(OpenAIChat(id="gpt-5.2", base_url=other.base_url, api_key="none"), name="desk"))
+        app = create_app(runtime)
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            await run(client, "hello", key="k1", status=502)
+            assert (await run(client, "hello", key="k1"))["content"] == "Here I am."
+
+
+# --- in the background, and one at a time ----------------------------------------------------------------------------
+
+
+async def test_a_background_run_is_read_later(client: httpx.AsyncClient) -> None:
+    response = await client.post("/run", json={"message": "slowly now", "session_id": "a/b", "background": True})
+    assert response.status_code == 202
+    place = response.headers["location"]
+    begun = response.json()
+    assert place == f"/sessions/a%2Fb/runs/{begun['run_id']}"
+    assert (await get(client, place))["status"] in ("queued", "running")
+    told: dict[str, Any] = {}
+    async with asyncio.timeout(10):
+        while told.get("status") != "completed":
+            told = await get(client, place)
+            await asyncio.sleep(0.02)
+    assert told["content"] == "You said: slowly now"
+    assert told["metrics"]["model_calls"] == 1
+
+
+async def test_a_busy_session_is_a_conflict_to_try_again(client: httpx.AsyncClient, model: ModelServer) -> None:
+    going = asyncio.create_task(run(client, "slowly now", session_id="ada-1"))
+    await until(lambda: len(model.requests) == 1)
+    response = await client.post("/run", json={"message": "and me", "session_id": "ada-1", "wait": 0})
+    is_problem(response, 409)
+    assert response.headers["retry-after"] == "1"
+    await going
+
+
+async def test_a_decision_lets_a_run_go_on_once(client: httpx.AsyncClient) -> None:
+    paused = await run(client, "refund it", session_id="ada-1")
+    assert paused["status"] == "paused"
+    path = f"/sessions/ada-1/runs/{paused['run_id']}"
+    told = await get(client, path)
+    assert [it["tool"] for it in told["requirements"]] == ["refund"]
+    assert [it["kind"] for it in told["spans"]] == ["model", "waiting"]
+    approve = {"decisions": [{"requirement": paused["requirements"][0]["id"], "outcome": "approve"}]}
+    response = await client.post(f"{path}/decisions", json=approve)
+    assert response.json()["content"] == "Done: A-17 refunded"
+    assert "approve" in is_problem(await client.post(f"{path}/decisions", json=approve), 409)["detail"]
+    unknown = {"decisions": [{"requirement": "x", "outcome": "approve"}]}
+    is_problem(await client.post(f"{path}/decisions", json=unknown), 404)
+    assert [it["kind"] for it in (await get(client, path))["spans"]] == ["model", "waiting", "tool", "model"]
+
+
+# --- attachments -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attached", "sent"),
+    [
+        ({"mime_type": "image/png", "data": PNG}, f"data:image/png;base64,{PNG}"),
+        ({"mime_type": "image/png", "url": "https://example.com/a.png"}, "https://example.com/a.png"),
+    ],
+    ids=["data", "url"],
+)
+async def test_the_model_sees_what_is_attached(client: httpx.AsyncClient, model: ModelServer, attached: dict[str, str], sent: str) -> None:
+    await run(client, "what is this?", session_id="ada-1", attachments=[attached])
+    content = model.requests[0].input[-1]["content"]
+    assert [it["image_url"]["url"] for it in content if it["type"] == "image_url"] == [sent]
+    message = (await get(client, "/sessions/ada-1/messages"))[0]
+    assert [it["type"] for it in message["parts"]] == ["text", "blob" if "data" in attached else "uri"]
+    await run(client, "and now?", session_id="ada-1")
+    assert sent in json.dumps(model.requests[1].body)
+
+
+@pytest.mark.parametrize(
+    "attached",
+    [
+        {"mime_type": "image/png"},
+        {"mime_type": "image/png", "data": "no base64"},
+        {"mime_type": "image/png", "data": PNG, "url": "https://example.com"},
+        {"mime_type": "image/png", "url": "file:///etc/passwd"},
+        {"mime_type": "png", "data": PNG},
+    ],
+    ids=["nothing", "no-base64", "both", "file", "no-type"],
+)
+async def test_what_is_no_attachment_is_refused(client: httpx.AsyncClient, attached: dict[str, str]) -> None:
+    is_problem(await client.post("/run", json={"message": "look", "attachments": [attached]}), 422)
+
+
+# --- what is told of sessions ----------------------------------------------------------------------------------------
+
+
+async def test_a_list_tells_the_last_line_and_the_status(client: httpx.AsyncClient) -> None:
+    await run(client, "hello", session_id="ada-1")
+    await run(client, "refund it", session_id="bob-1")
+    await run(client, "word " * 100, session_id="long")
+    items = {it["id"]: it for it in (await get(client, "/sessions?lines=true"))["items"]}
+    assert (items["ada-1"]["last_line"], items["ada-1"]["status"]) == ("You said: hello", "idle")
+    assert (items["bob-1"]["last_line"], items["bob-1"]["status"]) == ("refund it", "waiting")
+    assert len(items["long"]["last_line"]) == 200
+    assert [it["last_line"] for it in (await get(client, "/sessions"))["items"]] == [None] * 3
+
+
+async def test_entries_are_read_in_pages_both_ways(client: httpx.AsyncClient) -> None:
+    for number in range(3):
+        await run(client, f"number {number}", session_id="ada-1")
+    newest = await get(client, "/sessions/ada-1/entries?limit=5")
+    assert ([it["seq"] for it in newest["items"]], newest["more"]) == ([8, 9, 10, 11, 12], True)
+    oldest = await get(client, "/sessions/ada-1/entries?limit=5&after=0")
+    assert ([it["seq"] for it in oldest["items"]], oldest["more"]) == ([1, 2, 3, 4, 5], True)
+    runs = await get(client, "/sessions/ada-1/entries?kinds=run&after=0")
+    assert [it["data"]["status"] for it in runs["items"]] == ["running", "completed"] * 3
+    assert not runs["more"]
+
+
+async def test_what_a_run_was_sent_is_told_also_of_a_fork(client: httpx.AsyncClient) -> None:
+    await run(client, "one", session_id="ada-1", run_id="r1")
+    await run(client, "where is it?", session_id="ada-1", run_id="r2")
+    sent = await get(client, "/sessions/ada-1/runs/r2/as-sent")
+    assert [len(it["messages"]) for it in sent["tries"][0]["requests"]] == [3, 5]
+    assert sent["tries"][0]["past"] == 2
+    await client.post("/sessions/ada-1/fork", json={"session_id": "ada-2"})
+    assert await get(client, "/sessions/ada-2/runs/r2/as-sent") == sent
+    await get(client, "/sessions/ada-1/runs/none/as-sent", 404)
+    timeline = await get(client, "/sessions/ada-1/timeline")
+    assert [[span["kind"] for span in it["spans"]] for it in timeline] == [["model"], ["model", "tool", "model"]]
+    assert all(span["ended"] for it in timeline for span in it["spans"])
+
+
+async def test_files_and_versions_of_state(app: FastAPI, client: httpx.AsyncClient) -> None:
+    await run(client, "hello", session_id="ada-1")
+    await client.put("/sessions/ada-1/state/plan", json={"steps": [1, 2]})
+    session = await app.state.serving.runtime.store.get("ada-1")
+    await session.put_file("notes/a.html", "<script>", type="text/html")
+    assert await get(client, "/sessions/ada-1/files") == [{"name": "notes/a.html", "type": "text/html", "size": 8}]
+    response = await client.get("/sessions/ada-1/files/notes%2Fa.html")
+    assert (response.content, response.headers["content-type"]) == (b"<script>", "application/octet-stream")
+    is_problem(await client.get("/sessions/ada-1/files/b"), 404)
+    versions = await get(client, "/sessions/ada-1/state-versions")
+    assert versions["keys"] == {"plan": versions["version"] - 1}
+
+
+async def test_a_search_finds_names(client: httpx.AsyncClient) -> None:
+    await run(client, "hello", session_id="ada-1")
+    await client.patch("/sessions/ada-1", json={"name": "Late order"})
+    found = await get(client, "/search?q=LATE")
+    assert [it["id"] for it in found["sessions"]] == ["ada-1"]
+    assert found["hits"] is None
+
+
+# --- every way to be wrong -------------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nowhere", None, 404),
+        ("PUT", "/run", None, 405),
+        ("GET", "/sessions/none", None, 404),
+        ("GET", "/sessions/a%00b", None, 422),
+        ("GET", "/sessions/~app", None, 422),
+        ("GET", "/sessions/%FF", None, 404),
+        ("GET", f"/sessions/{'x' * 2000}", None, 422),
+        ("GET", "/sessions?limit=0", None, 422),
+        ("GET", f"/sessions?limit={'9' * 5000}", None, 422),
+        ("GET", "/sessions?cursor=nothing", None, 404),
+        ("GET", "/sessions?updated_after=yesterday", None, 422),
+        ("GET", "/sessions?updated_after=2026-01-01T00:00:00", None, 422),
+        ("POST", "/run", b"{", 422),
+        ("POST", "/run", b"[]", 422),
+        ("POST", "/run", b"", 422),
+        ("POST", "/run", b'{"message": "\xff"}', 400),
+        ("POST", "/run", b'{"message": "\\ud800"}', 422),
+        ("POST", "/run", b'{"message": "a", "wait": 1e999}', 422),
+        ("POST", "/run", b'{"message": "a", "wait": ' + b"9" * 5000 + b"}", 400),
+        ("POST", "/run", b'{"message": "a", "nonsense": 1}', 422),
+        ("POST", "/run", b'{"message": ""}', 422),
+        ("POST", "/run", b'{"message": "a", "agent": "nobody"}', 404),
+        ("POST", "/run", b'{"message": "a", "session_id": "\\u0000"}', 422),
+        ("POST", "/run", DEEP.encode(), 400),
+        ("PUT", "/sessions/ada-1/state/k", DEEP.encode(), 400),
+        ("PUT", "/sessions/ada-1/state/k", b"NaN", 422),
+        ("PUT", "/sessions/ada-1/state/k", b'"\\ud800"', 422),
+        ("PUT", "/sessions/ada-1/state/k?scope=user", b"1", 409),
+        ("PATCH", "/sessions/ada-1", b'{"metadata": {"a": "\\ud800"}}', 422),
+        ("PATCH", "/sessions/ada-1", b'{"name": "\\ud800"}', 422),
+        ("POST", "/sessions/ada-1/rewind", b'{"to": 1, "last": 1}', 422),
+        ("POST", "/sessions/ada-1/fork", b'{"session_id": "ada-1"}', 409),
+        ("POST", "/sessions", b'{"session_id": "ada-1"}', 409),
+        ("GET", "/search?q=", None, 422),
+    ],
+    ids=lambda it: (it.decode("latin-1") if isinstance(it, bytes) else str(it))[:40].encode("ascii", "replace").decode(),
+)
+async def test_a_wrong_request_is_a_problem(client: httpx.AsyncClient, method: str, path: str, body: bytes | None, status: int) -> None:
+    await run(client, "hello", session_id="ada-1")
+    headers = {"content-type": "application/json"} if body is not None else {}
+    is_problem(await client.request(method, path, content=body, headers=headers), status)
+
+
+async def test_nothing_of_a_provider_that_failed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    secret = "sk-live-0123456789"
+    with ModelServer(
+        lambda request: Answer(status=400, raw={"error": {"message": f"the key {secret} is not good", "type": "auth"}})
+    ) as model:
+        runtime = Runtime("memory://")
+        runtime.register(Agent(OpenAIChat(id="gpt-5.2", base_url=model.base_url, api_key=secret), name="desk"))
+        async with serving(create_app(runtime)) as client:
+            response = await client.post("/run", json={"message": "hello", "session_id": "ada-1"})
+            told = is_problem(response, 502)
+            assert secret not in response.text + str(response.headers)
+            stored = await get(client, f"/sessions/ada-1/runs/{told['run_id']}")
+            assert (stored["status"], stored["error"]) == ("error", told["error"])
+            streamed = await client.post("/run", json={"message": "hello", "session_id": "ada-2", "stream": True})
+            assert [it async for it in events(streamed)][-1]["output"]["status"] == "error"
+            pages = ["/sessions?lines=true", "/sessions/ada-1/entries", "/sessions/ada-1/timeline", "/sessions/ada-1/export"]
+            texts = [(await client.get(page)).text for page in pages]
+            assert secret not in "".join(texts) + streamed.text
+            assert (await get(client, "/sessions?lines=true"))["items"][0]["status"] == "error"
+
+
+async def test_every_operation_has_a_name_that_stays(client: httpx.AsyncClient) -> None:
+    document = await get(client, "/openapi.json")
+    names = [it["operationId"] for methods in document["paths"].values() for it in methods.values()]
+    assert len(names) == len(set(names))
+    assert all(it.isidentifier() for it in names)
+    assert all(it.get("summary") and it.get("description") for methods in document["paths"].values() for it in methods.values())
