@@ -28,6 +28,8 @@ LARGE = "large"
 """The namespace of the blobs that hold large values of messages, each distinct one once."""
 FILES = "files"
 """The namespace of the blobs that people put into a session by name."""
+LIVE = "live"
+"""The namespace of the blobs that hold what a run has told and not stored yet, each under the run's id."""
 KINDS = (MESSAGE, RUN, REQUIREMENT, DECISION, STEP, STATE, SUMMARY, HANDOFF, NOTE)
 
 

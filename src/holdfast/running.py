@@ -269,7 +269,8 @@ async def _ended(session: Session, run: RunInfo, status: str) -> None:
     event = _encoded(RunEvent(FORM, status, run.attempt, run.metrics, root=run.root))
     added = (NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time),)
     claim: dict[str, Any] = {"expect": session.version} if fence is None else {"fence": fence, "claim": ClaimAct("release")}
-    await session.write(entries=added, counts=counts_of(added), time=time, staged=False, **claim)
+    told = (BlobDrop(kinds.LIVE, run.id),)  # its driver can't take it away any more
+    await session.write(entries=added, counts=counts_of(added), time=time, staged=False, drops=told, **claim)
     await session.look_who_waits()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -283,6 +284,22 @@ async def test_a_run_is_cancelled_from_elsewhere(chat: Models, file_store: Store
     assert await texts(session) == ["hi", "look()", "=seen"]
     assert await agent.cancel_run("r", "s") is False
     assert (await agent.run("again", session_id="s", wait=0)).content == "fine"
+
+
+@pytest.mark.parametrize("how", ["cancel_run", "release_run"])
+async def test_what_a_run_that_others_ended_had_told_is_gone(chat: Models, file_store: Store, how: str) -> None:
+    held = threading.Event()
+    agent = chat.agent([Answer(text=LONG, halfway=held)], store=file_store)
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True, lease=0.6)
+    await anext(stream)
+    session = await there(agent, "s")
+    await until(lambda: _told(session))
+    assert await getattr(session, how)("r")
+    assert await session.blobs("live") == []
+    with suppress(Fenced):
+        await stream.output()
+    held.set()
+    assert await session.blobs("live") == []
 
 
 async def test_a_paused_run_is_cancelled_and_nothing_waits(chat: Models, store: Store) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from .. import entries as kinds
 from ..backend import BlobDrop, BlobPut, HeadPatch, Range, ReadPlan, Window
-from ..entries import INSTRUCTIONS, Entry, NewEntry
+from ..entries import INSTRUCTIONS, LIVE, Entry, NewEntry
 from ..errors import Conflict, Fenced, OutcomeUnknown, SessionNotFound, UsageError
 from ..ids import new_id, now
 from ..messages import Message, Text, to_otel
@@ -32,7 +32,7 @@ from .engine import Answered, Delta, Done, Held, Said, Turn, check_holds
 from .events import Event, HandedOver, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
-from .live import LIVE, Live
+from .live import Live
 from .members import cancel, run_id_of
 from .orders import Crew, Orders, made
 from .output import RunOutput, ended

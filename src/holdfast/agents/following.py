@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator
 
 from .. import entries as kinds
 from ..backend import BlobRange, ReadPlan, Window
-from ..entries import Entry
+from ..entries import LIVE, Entry
 from ..errors import InvalidValue, UsageError
 from ..requirements import told
 from ..runs import PAUSED, QUEUED, RUNNING, RunInfo, fold, pause
 from ..session import Session
 from .events import Event, RunEnded
-from .live import LIVE, unstored
+from .live import unstored
 from .output import RunOutput, ended
 from .sequence import Telling, behind
 

@@ -11,12 +11,11 @@ from operator import itemgetter
 import msgspec
 
 from ..backend import Blob, BlobDrop, BlobPut
+from ..entries import LIVE
 from ..errors import Fenced, SessionGone, SessionNotFound, StoreError
 from ..running import Run
 from .events import ReasoningDelta, TextDelta
 
-LIVE = "live"
-"""The namespace of these blobs, each under its run's id."""
 EVERY = 0.2
 """Seconds between two of them, at least."""
 _BYTES_PER_SECOND = 100_000
