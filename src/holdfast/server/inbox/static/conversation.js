@@ -77,10 +77,11 @@ export class Conversation {
     try {
       const [session, entries] = await Promise.all([get(pathOf(this.id)), get(pathOf(this.id, "entries"), { limit: PAGE })]);
       if (this.closed) return;
-      this.took(session);
+      this.session = session;
       this.show(entries);
+      this.took(session);
       this.toEnd();
-      this.look();
+      if (session.waiting) this.look();
       this.listen(Math.max(0, ...entries.items.map((it) => it.seq)));
     } catch (problem) {
       this.failed(problem);
@@ -91,7 +92,7 @@ export class Conversation {
     this.first = items[0]?.seq ?? null;
     this.more = more;
     this.turns.add(items);
-    this.live.takeAll(items, this.session.running);
+    this.live.takeAll(items);
     if (!items.length) fill(this.older, el("p.begin", "Nothing was said yet."));
     else this.drawOlder();
   }
@@ -168,7 +169,7 @@ export class Conversation {
     this.hides = session.hides;
     if (before !== session.hides) return this.hears.open(this.id, { anew: true });
     this.took(session);
-    this.soon();
+    if (session.waiting || this.approvals.cards.size) this.soon();
   }
 
   entry(entry) {
@@ -178,17 +179,13 @@ export class Conversation {
     this.turns.add([entry]);
     this.live.take(entry);
     this.stick();
-    this.soon();
   }
 
-  /** The session as it is now, and what it waits for. */
+  /** What it waits for. */
   async look() {
     try {
-      const [session, open] = await Promise.all([get(pathOf(this.id)), get(pathOf(this.id, "requirements"))]);
-      if (this.closed) return;
-      this.took(session);
-      this.approvals.show(open);
-      this.stick();
+      const open = await get(pathOf(this.id, "requirements"));
+      if (!this.closed) this.approvals.show(open);
     } catch (problem) {
       if (problem.status === 404) this.hears.gone(this.id);
     }
@@ -197,6 +194,7 @@ export class Conversation {
   took(session) {
     const first_line = session.first_line ?? this.session?.first_line ?? this.turns.first ?? null;
     this.session = { ...this.session, ...session, first_line };
+    this.live.standing(this.session.running);
     this.drawHead();
     this.hears.changed(this.session);
   }

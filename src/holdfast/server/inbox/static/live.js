@@ -47,11 +47,16 @@ export class Live {
 
   // --- runs ---
 
-  /** The log as it was read: what is still under way, where `running`. */
-  takeAll(entries, running) {
+  /** The log as it was read: what is still under way. */
+  takeAll(entries) {
     const last = new Map();
     for (const it of entries) if (it.kind === "run") last.set(it.run_id, it);
-    for (const it of last.values()) if (running || it.data.status === "queued") this.take(it);
+    for (const it of last.values()) this.take(it);
+  }
+
+  /** Whether anybody drives what is under way: a run whose process has ended is taken up by another, or waits for one. */
+  standing(driven) {
+    for (const it of this.runs.values()) it.node.classList.toggle("left", !driven && it.status === "running");
   }
 
   take(entry) {
@@ -69,6 +74,7 @@ export class Live {
 
   begin(run, agent, { status, attempt }) {
     const there = this.runs.get(run) ?? this.make(run, agent);
+    there.status = status;
     there.says.textContent = status === "queued" ? "queued" : "working";
     if (attempt !== there.attempt) this.empty(there);
     there.attempt = attempt;

@@ -1,7 +1,7 @@
 // Beside a conversation: its runs over time, what the model was sent, its state, and what is known of it.
 
 import { get } from "./api.js";
-import { el, exact, fill, oneLine } from "./dom.js";
+import { el, exact, fill, oneLine, settled } from "./dom.js";
 import { brief, count, duration, json, long, plural, pre, time } from "./format.js";
 import { markdown } from "./markdown.js";
 import { runCard } from "./timeline.js";
@@ -21,6 +21,7 @@ export class Panel {
     this.box = el("aside.panel", { "aria-label": "About this conversation" }, el("nav", { role: "tablist", onkeydown: (event) => this.walk(event) }, this.tabs), this.body);
     this.tab = "runs";
     this.run = null;
+    this.soon = settled(() => this.draw(), 250);
   }
 
   /** Tell of this session, null for none. */
@@ -31,9 +32,9 @@ export class Panel {
   }
 
   /** Something has changed in it. */
-  async refresh(session) {
+  refresh(session) {
     this.session = session;
-    if (!this.box.hidden && this.tab !== "sent") await this.draw();
+    if (!this.box.hidden && this.tab !== "sent") this.soon();
   }
 
   choose(name) {
@@ -59,10 +60,17 @@ export class Panel {
     const round = (this.round = (this.round ?? 0) + 1);
     try {
       const drawn = await this[this.tab]();
-      if (round === this.round) fill(this.body, drawn);
+      if (round !== this.round) return;
+      const open = new Set(this.opened().map((it) => it.dataset.key));
+      fill(this.body, drawn);
+      for (const it of this.body.querySelectorAll("details[data-key]")) it.open = open.has(it.dataset.key);
     } catch (problem) {
       if (round === this.round) fill(this.body, el("p.problem", problem.message));
     }
+  }
+
+  opened() {
+    return [...this.body.querySelectorAll("details[data-key][open]")];
   }
 
   // --- tabs ---
@@ -121,7 +129,7 @@ const copied = (text) => el("button.quiet.copy", { type: "button", title: "Copy"
 function stateOf(scope, values, versions) {
   const keys = Object.keys(values);
   const rows = keys.map((key) =>
-    el("details.value", el("summary", el("code", exact(key)), el("span.args", brief(values[key])), versions[key] && el("span.state", `v${versions[key]}`)), long(json(values[key]), pre)),
+    el("details.value", { data: { key: `${scope} ${key}` } }, el("summary", el("code", exact(key)), el("span.args", brief(values[key])), versions[key] && el("span.state", `v${versions[key]}`)), long(json(values[key]), pre)),
   );
   return el("section.scope", el("h3", SCOPES[scope]), keys.length ? rows : el("p.nothing", "Nothing is kept here."));
 }
