@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, NamedTuple
@@ -127,7 +128,7 @@ def test_every_route_is_covered() -> None:
 @pytest.mark.parametrize("who", ["bob", "stranger", "strange-root"])
 async def test_a_stranger_is_told_what_is_told_of_an_id_that_is_not_there(app: FastAPI, name: str, who: str) -> None:
     before = await everything(app)
-    async with client(app, who) as stranger:
+    async with asyncio.timeout(5), client(app, who) as stranger:  # a stream that is told to a stranger would never end
         hers = await stranger.request(**request_of(name, HERS))
         nobodys = await stranger.request(**request_of(name, NOBODYS))
     assert hers.status_code == 404
