@@ -349,8 +349,9 @@ def _masked(value: Any) -> Any:
         return _STARS
     if isinstance(value, str):
         return _without_password(value)
-    plain = msgspec.to_builtins(value)
-    return [it | {"hash": _STARS} if isinstance(it, dict) and "hash" in it else it for it in plain] if isinstance(plain, list) else plain
+    if isinstance(value, list):
+        return [_masked(msgspec.structs.replace(it, hash=_STARS) if isinstance(it, Key) else it) for it in cast("list[Any]", value)]
+    return msgspec.to_builtins(value)
 
 
 def _without_password(url: str) -> str:
@@ -383,7 +384,8 @@ def _with(url: str, password: Secret | None, options: Mapping[str, str]) -> str:
         user, at, host = place.rpartition("@")
         place = f"{user}:{quote(password, safe='')}@{host if at else place}"
     query = "&".join(filter(None, (parts.query, urlencode(options))))
-    return urlunsplit(parts._replace(netloc=place, query=query))
+    rest = urlunsplit(parts._replace(scheme="", netloc="", query=query))
+    return f"{parts.scheme}://{place}{rest}"  # also where there is no place
 
 
 def _postgres(it: Postgres) -> str:

@@ -1,0 +1,264 @@
+"""Settings: from where, in which order, refused by name, and nothing secret told."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from holdfast import InvalidValue
+from holdfast.cli.app import app
+from holdfast.runtime.settings import Found, Settings, known, read, shown
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No config.yaml but a test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def given(file: str | None = None, **environment: str) -> Found:
+    if file is not None:
+        Path("config.yaml").write_text(file, "utf-8")
+    return read(environment)
+
+
+# --- from where ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_set() -> None:
+    found = given()
+    assert (found.settings, found.sources, found.settings.session.place()) == (Settings(), {}, "sqlite:///holdfast.db")
+
+
+FILE = "session:\n  type: redis\n  redis: {url: 'redis://file', ttl: 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "url", "source"),
+    [
+        (None, {}, "redis://localhost:6379", None),
+        (FILE, {}, "redis://file", "config.yaml"),
+        (FILE, {"AK_SESSION__REDIS__URL": "redis://ak"}, "redis://ak", "AK_SESSION__REDIS__URL"),
+        (FILE, {"AK_SESSION__REDIS__URL": "redis://ak", "HOLDFAST_SESSION__REDIS__URL": "redis://own"}, "redis://own", None),
+        (FILE, {"HOLDFAST_SESSION__REDIS__URL": "redis://own"}, "redis://own", "HOLDFAST_SESSION__REDIS__URL"),
+    ],
+    ids=["default", "file", "agent-kernel", "all", "own"],
+)
+def test_what_comes_before_what(file: str | None, environment: dict[str, str], url: str, source: str | None) -> None:
+    found = given(file, **environment)
+    assert found.settings.session.redis.url == url
+    assert source is None or found.sources["session.redis.url"] == source
+    assert found.settings.session.redis.ttl == (None if file is None else 1), "the rest of the file counts all the same"
+
+
+AK = {
+    "AK_SESSION__TYPE": ("session.type", "dynamodb", "dynamodb"),
+    "AK_SESSION__REDIS__URL": ("session.redis.url", "rediss://secure-endpoint:6380", "rediss://secure-endpoint:6380"),
+    "AK_SESSION__REDIS__PASSWORD": ("session.redis.password", "your-password", "********"),
+    "AK_SESSION__REDIS__TTL": ("session.redis.ttl", "604800", 604800),
+    "AK_SESSION__REDIS__PREFIX": ("session.redis.prefix", "ak:sessions:", "ak:sessions:"),
+    "AK_SESSION__DYNAMODB__TABLE_NAME": ("session.dynamodb.table_name", "agent-kernel-sessions", "agent-kernel-sessions"),
+    "AK_SESSION__DYNAMODB__TTL": ("session.dynamodb.ttl", "604800", 604800),
+    "AK_SESSION__CACHE__SIZE": ("session.cache.size", "256", 256),
+}
+
+
+@pytest.mark.parametrize("name", AK)
+def test_every_documented_name_of_agent_kernel_is_read(name: str) -> None:
+    setting, written, value = AK[name]
+    found = given(**{name: written})
+    assert (dict(shown(found.settings))[setting], found.sources) == (value, {setting: name})
+
+
+def test_what_else_agent_kernel_sets_is_none_of_our_business() -> None:
+    assert given(AK_API__PORT="8000", AK_DEBUG="1", OTHER="x").sources == {}
+
+
+def test_another_file(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("session: {tenant: acme}\n", "utf-8")
+    given("session: {tenant: not read}\n")
+    assert given(HOLDFAST_CONFIG="other.yaml").settings.session.tenant == "acme"
+    assert read({"HOLDFAST_CONFIG": "nowhere.yaml"}, file="other.yaml").settings.session.tenant == "acme"
+    with pytest.raises(InvalidValue, match=r"nowhere\.yaml: there is no such file"):
+        given(HOLDFAST_CONFIG="nowhere.yaml")
+
+
+@pytest.mark.parametrize("file", ["", "# nothing\n", "session:\n", "session: {redis: }\n", "---\n"], ids=repr)
+def test_a_file_that_says_nothing(file: str) -> None:
+    assert given(file).settings == Settings()
+
+
+# --- kinds of values -------------------------------------------------------------------------------------------------
+
+KEYS = '[{"hash": "h1", "user": "ada"}, {"hash": "h2", "role": "admin"}]'
+
+
+def test_lists_and_what_is_nested() -> None:
+    ours = given(
+        HOLDFAST_AGENTS="desk:agent, team.py:team",
+        HOLDFAST_SERVER__CORS='["https://a.example", "https://b.example"]',
+        HOLDFAST_SERVER__AUTH__KEYS=KEYS,
+        HOLDFAST_SERVER__AUTH__JWT__ALGORITHMS="RS256",
+        HOLDFAST_SERVER__INBOX="false",
+        HOLDFAST_SERVER__LIMITS__RATE="2.5",
+    ).settings
+    filed = given(
+        "agents: [desk:agent, 'team.py:team']\n"
+        "server:\n  cors: [https://a.example, https://b.example]\n  inbox: no\n  limits: {rate: 2.5}\n"
+        "  auth:\n    keys:\n      - {hash: h1, user: ada}\n      - {hash: h2, role: admin}\n    jwt: {algorithms: [RS256]}\n"
+    ).settings
+    assert ours == filed
+    assert (ours.agents, ours.server.auth.keys[1].role) == (["desk:agent", "team.py:team"], "admin")
+    assert given(HOLDFAST_AGENTS="").settings.agents == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "place", "seconds"),
+    [
+        ({"TYPE": "in_memory"}, "memory://", None),
+        ({"SQLITE__PATH": "/var/lib/chat.db"}, "sqlite:////var/lib/chat.db", None),
+        ({"TYPE": "redis", "REDIS__PASSWORD": "a/b@c", "REDIS__TTL": "60"}, "redis://:a%2Fb%40c@localhost:6379", 60),
+        ({"TYPE": "redis", "REDIS__URL": "redis://u:own@h:1/2", "REDIS__PASSWORD": "x"}, "redis://u:own@h:1/2", None),
+        ({"TYPE": "redis", "REDIS__PREFIX": "ak:sessions:", "REDIS__CLUSTER": "1"}, None, None),
+        ({"TYPE": "redis", "REDIS__TTL": "0", "TTL": "60"}, "redis://localhost:6379", None),
+        ({"TYPE": "redis", "TTL": "60"}, "redis://localhost:6379", 60),
+        ({"TYPE": "dynamodb", "DYNAMODB__TTL": "0"}, "dynamodb:///holdfast-sessions", None),
+        ({"TYPE": "dynamodb", "DYNAMODB__REGION": "eu-west-1", "DYNAMODB__TTL": "9"}, "dynamodb://eu-west-1/holdfast-sessions", 9),
+        ({"TYPE": "postgres", "POSTGRES__URL": "postgresql://u@h/d", "POSTGRES__PASSWORD": "p"}, "postgresql://u:p@h/d", None),
+        ({"URL": "memory://", "TYPE": "redis", "REDIS__TTL": "60"}, "memory://", None),
+    ],
+    ids=lambda it: "-".join(it).lower() if isinstance(it, dict) else "",
+)
+def test_where_the_sessions_are_and_how_long(environment: dict[str, str], place: str | None, seconds: float | None) -> None:
+    session = given(**{f"HOLDFAST_SESSION__{name}": value for name, value in environment.items()}).settings.session
+    assert place is None or session.place() == place
+    assert session.seconds() == seconds
+    if place is None:
+        assert session.place() == "redis://localhost:6379?prefix=ak%3Asessions%3A&cluster=true"
+
+
+def test_the_terminals_own_name_for_a_store() -> None:
+    found = given(HOLDFAST_STORE="sqlite:///other.db")
+    assert (found.settings.session.place(), found.sources) == ("sqlite:///other.db", {"session.url": "HOLDFAST_STORE"})
+
+
+# --- what makes no sense ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "message"),
+    [
+        (
+            None,
+            {"HOLDFAST_SESSION__REDDIS__URL": "x"},
+            "HOLDFAST_SESSION__REDDIS__URL: .* 'session.reddis.url': did you mean session.redis.url",
+        ),
+        (None, {"HOLDFAST_NONSENSE": "x"}, "no setting 'nonsense': `holdfast config show` lists"),
+        (None, {"AK_SESSION__REDIS__URI": "x"}, "AK_SESSION__REDIS__URI: .* did you mean AK_SESSION__REDIS__URL"),
+        ("session: {reds: {url: x}}\n", {}, r"config\.yaml: there is no setting 'session.reds'"),
+        ("session:\n  redis: {uri: x}\n", {}, "'session.redis.uri': did you mean session.redis.url"),
+        ("session: redis\n", {}, r"config\.yaml: there is no setting 'session'"),
+        ("1: x\n", {}, "there is no setting '1'"),
+        ("- a\n- b\n", {}, "it holds a list"),
+        ("a: [\n", {}, r"config\.yaml is no YAML: .*line 2"),
+        ("session: {type: mongo}\n", {}, "config.yaml: session.type = 'mongo': Invalid enum value"),
+        ("server: {port: many}\n", {}, "server.port = 'many': Expected `int`"),
+        ("server: {cors: a}\n", {}, "server.cors = 'a': Expected `array`"),
+        ("server: {auth: {keys: [{hush: x}]}}\n", {}, r"server\.auth\.keys = \*{8}: Object contains unknown field `hush`"),
+        (None, {"HOLDFAST_SESSION__REDIS__TTL": "soon"}, "HOLDFAST_SESSION__REDIS__TTL: session.redis.ttl = 'soon'"),
+        (None, {"HOLDFAST_SERVER__INBOX": "perhaps"}, "server.inbox = 'perhaps'"),
+        (None, {"HOLDFAST_SERVER__AUTH__KEYS": '[{"hash": 1'}, "server.auth.keys"),
+    ],
+    ids=[f"case{n}" for n in range(16)],
+)
+def test_what_makes_no_sense_is_refused_by_name(file: str | None, environment: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        given(file, **environment)
+
+
+# --- what is secret --------------------------------------------------------------------------------------------------
+
+HUSH = "s3cr3t-w0rd"
+
+
+def test_what_is_secret_is_shown_as_stars() -> None:
+    found = given(
+        HOLDFAST_SESSION__REDIS__PASSWORD=HUSH,
+        HOLDFAST_SESSION__REDIS__URL=f"redis://user:{HUSH}@host/0",
+        HOLDFAST_SESSION__POSTGRES__URL=f"postgresql://host/d?user=u&password={HUSH}",
+        HOLDFAST_SESSION__URL=f"redis://:{HUSH}@host",
+        HOLDFAST_SERVER__AUTH__KEYS=json.dumps([{"hash": HUSH}]),
+    )
+    told = msgspec.json.encode(dict(shown(found.settings))).decode()
+    assert HUSH not in told
+    assert "redis://user:********@host/0" in told
+    assert HUSH not in repr(found.settings.session.redis.password)
+    assert HUSH in found.settings.session.place()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        f"session:\n  redis:\n    password: [{HUSH}]\n",
+        f"session:\n  redis:\n    password: {HUSH}\n  \tbad\n",
+        f'session: {{redis: {{password: "{HUSH}}}\n',
+        f"server: {{auth: {{keys: [{{hash: [{HUSH}]}}]}}}}\n",
+        f"session: {{ttl: 'redis://u:{HUSH}@h'}}\n",
+    ],
+    ids=["kind", "tab", "open", "key", "url"],
+)
+def test_no_error_tells_a_secret(file: str) -> None:
+    with pytest.raises(InvalidValue) as error:
+        given(file)
+    assert HUSH not in str(error.value)
+    assert HUSH not in repr(error.value.__cause__)
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------------
+
+
+def test_config_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AK_SESSION__REDIS__PASSWORD", HUSH)
+    Path("config.yaml").write_text("session: {type: redis, cache: {size: 256}}\n", "utf-8")
+    table = CliRunner().invoke(app, ["config", "show"])
+    lines = [line.split() for line in table.stdout.splitlines()]
+    assert ["session.type", "redis", "config.yaml"] in lines
+    assert ["session.redis.password", "********", "AK_SESSION__REDIS__PASSWORD"] in lines
+    assert [line[0] for line in lines[1:]] == list(known())
+    rows: list[dict[str, Any]] = json.loads(CliRunner().invoke(app, ["config", "show", "--json"]).stdout)
+    assert {"name": "session.cache.size", "value": 256, "source": "config.yaml"} in rows
+    assert HUSH not in table.stdout + str(rows)
+
+
+def test_config_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("other.yaml").write_text("session: {type: in_memory}\n", "utf-8")
+    fine = CliRunner().invoke(app, ["config", "check", "--config", "other.yaml", "--json"])
+    assert json.loads(fine.stdout) == {"set": {"session.type": "other.yaml"}, "store": "in_memory"}
+    monkeypatch.setenv("HOLDFAST_SESION__TYPE", "redis")
+    wrong = CliRunner().invoke(app, ["config", "check"])
+    assert wrong.exit_code == 2
+    assert "did you mean session.type?" in wrong.stderr
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def row_of(name: str, kind: Any, value: Any) -> str:
+    """A setting's line in the page's table."""
+    plain = "" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    variable = "HOLDFAST_" + name.replace(".", "__").upper()
+    return f"| `{name}` | `{variable}` | {plain} |"
+
+
+def test_the_page_lists_the_whole_tree_with_its_defaults() -> None:
+    rows = [row_of(name, known()[name], value) for name, value in shown(Settings())]
+    found = [line.rsplit("|", 2)[0] + "|" for line in PAGE.read_text("utf-8").splitlines() if re.match(r"\| `[a-z]", line)]
+    assert found == rows, "\n".join(rows)
