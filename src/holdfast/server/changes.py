@@ -8,9 +8,10 @@ makes is told late, after as many rounds as it takes to come by; every other one
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,7 +28,9 @@ from .shapes import SessionTold
 from .tails import Told
 
 EVERY = 0.5
-"""Seconds between two rounds."""
+"""Seconds between two rounds, while there are not many callers."""
+_MANY = 20
+"""Of more callers each is looked for less often, so that all together cost no more."""
 _NEWEST, _WAITING, _OTHERS, _LATELY = 100, 50, 100, 200
 _KEPT = 64
 _CATCH_UP = 5
@@ -109,38 +112,40 @@ class Changes:
         try:
             await self._look(first=True)
             while True:
-                await asyncio.sleep(EVERY)
-                try:
+                await asyncio.sleep(EVERY * max(1.0, len(_open) / _MANY) * random.uniform(0.8, 1.0))
+                with suppress(StoreUnavailable):  # the next round may get through
                     await self._look()
-                except StoreUnavailable:
-                    await asyncio.sleep(EVERY)
         except Exception as error:  # each reader is told, and maps it
             self._error = error
             self._moved.set()
 
     async def _look(self, *, first: bool = False) -> None:
-        newest = (await self._store.list(user_id=self._user, limit=_NEWEST)).items
-        waiting = (await self._store.list(user_id=self._user, waiting=True, limit=_WAITING)).items
-        seen = {it.id: it for it in (*waiting, *newest)}
-        others = await self._others()
-        gone = [it for it in self._page if it not in seen]  # or made old by newer ones
-        asked = dict.fromkeys([*gone, *self._lately, *_noticed(self._store)])
-        heads = await self._heads([it for it in asked if it not in seen])
-        self._page = [it.id for it in newest]
-        there = {it.id: it for it in (*others, *[it for it in heads.values() if it], *seen.values())}
+        page = await self._store.list(user_id=self._user, limit=_NEWEST)
+        others = [] if page.cursor is None else [*await self._waiting(), *await self._others()]
+        there = {it.id: it for it in (*others, *page.items)}
+        asked = dict.fromkeys([*self._page, *self._lately, *_noticed(self._store)])  # of the page before: deleted, or made old
+        heads = await self._heads([id for id in asked if id not in there])
+        there |= {id: it for id, it in heads.items() if it is not None}
+        self._page = [it.id for it in page.items]
         changed = [it for it in there.values() if self._is_new(it, first=first)]
-        deleted = [id for id, it in heads.items() if it is None and id in self._known]
-        for it in changed:
-            self._lately[it.id] = None
-            self._lately.move_to_end(it.id)
-        for id in deleted:
-            del self._known[id]
-            self._lately.pop(id, None)
-        while len(self._lately) > _LATELY:
-            self._lately.popitem(last=False)
+        deleted = [id for id, it in heads.items() if it is None and self._known.pop(id, None) is not None]
+        self._remember([it.id for it in changed], deleted)
         self._known = {id: mark for id, mark in self._known.items() if id in there or id in self._lately}
         if first or changed or deleted:
             self._tell(await self._told(changed) + [Told("deleted", _json({"id": id}), _id()) for id in deleted])
+
+    def _remember(self, changed: list[str], deleted: list[str]) -> None:
+        """Those that changed lately are likely to change again."""
+        for id in changed:
+            self._lately[id] = None
+            self._lately.move_to_end(id)
+        for id in deleted:
+            self._lately.pop(id, None)
+        while len(self._lately) > _LATELY:
+            self._lately.popitem(last=False)
+
+    async def _waiting(self) -> list[SessionInfo]:
+        return (await self._store.list(user_id=self._user, waiting=True, limit=_WAITING)).items
 
     def _is_new(self, it: SessionInfo, *, first: bool) -> bool:
         mark = it.version, it.running, it.waiting
