@@ -68,6 +68,7 @@ ENGINE = {
         "counted",
         "drops",
         "end",
+        "ending",
         "fail",
         "metrics",
         "place",

@@ -17,6 +17,7 @@ from .backend import (
     BlobRange,
     ClaimAct,
     Commit,
+    Counts,
     Erase,
     Head,
     HeadPatch,
@@ -31,7 +32,7 @@ from .ids import new_id, new_incarnation, now
 from .info import Link, checked, touch
 from .rules import changes, may_use
 from .runs import WAIT
-from .state import MISSING, Cells, encode_value
+from .state import MISSING, Cells, change_entry, encode_value
 from .values import decode
 
 MOST = 2**53
@@ -178,9 +179,12 @@ class Handle:
             puts += self.cells.pending()
             erase = erase or (Erase("content", new_incarnation()) if self.cells.cleared else None)
             patch = self._patch_service_id(patch)
+        time = time or now()
+        if link.state_history:
+            _tell_changes(puts, time, parts)
         commit = Commit(
             id=id,
-            time=time or now(),
+            time=time,
             incarnation=head.incarnation if head else None,
             base=MOST if fresh and head is None else 0 if repeats or head is None else head.version,
             user_id=self.user_id,
@@ -327,3 +331,12 @@ class Handle:
         fence = await self.fence_of(taken)
         if fence is not None:
             await self._release(fence)
+
+
+def _tell_changes(puts: tuple[Put, ...], time: int, parts: dict[str, Any]) -> None:
+    """Add what a commit changes in the state to its entries, before the others, and to what it counts."""
+    entries = parts.get("entries", ())
+    told = change_entry(puts, entries, time)
+    if told is not None:
+        parts["entries"] = (told, *entries)
+        parts["counts"] = (parts.get("counts") or Counts()) + Counts(bytes=len(told.body))

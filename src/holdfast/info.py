@@ -21,6 +21,7 @@ class Link(msgspec.Struct, frozen=True):
     tenant: str
     as_admin: bool
     ttl: float | None
+    state_history: bool = False
 
     def commit(self, user_id: str | None, **parts: Any) -> Commit:
         """A commit of this caller, made now: `parts` as in `Commit`."""

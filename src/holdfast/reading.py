@@ -20,6 +20,7 @@ from .large import Stored
 from .messages import Message, system
 from .requirements import Requirement
 from .runs import RunInfo
+from .state import StateChange, changes_in
 
 _CHAT_ROLES = ("user", "assistant")
 
@@ -163,6 +164,20 @@ class Readings(Handle):
         return [files.info_of(blob) for blob in found]
 
     # --- all ---
+
+    async def state_history(self, key: str | None = None, *, last: int = 50) -> list[StateChange]:
+        """The newest changes of the state (of one key), in order, as far as a store with `state_history=True` wrote them."""
+        check_numbers(last=last)
+        found: list[StateChange] = []
+        before: int | None = None
+        while len(found) < last:
+            page = await self.entries(last=max(last, 16), before=before, kinds=(kinds.STATE,))
+            told = [change for entry in page for change in changes_in(entry)]
+            found = [it for it in told if key in (None, it.key)] + found
+            if len(page) < max(last, 16):
+                break
+            before = page[0].seq
+        return found[max(len(found) - last, 0) :]
 
     async def refresh(self) -> None:
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""

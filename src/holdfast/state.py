@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, Protocol, get_origin
 
+import msgspec
+
 from .backend import Put, StateRow
-from .errors import InvalidId, InvalidValue, UsageError
+from .entries import STATE, Entry, NewEntry
+from .errors import Corrupt, InvalidId, InvalidValue, UsageError
+from .ids import new_id
 from .values import decode, encode
 
 Scope = Literal["user", "app"]
@@ -18,6 +22,7 @@ MISSING: Any = object()
 MAX_KEY_BYTES = 1024
 CACHE_PREFIX = "\x1fcache:"
 """Keys of the non-volatile cache: no key of a user can begin so."""
+_HIDDEN = "\x1f"
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 """Types nobody can change in place."""
 
@@ -164,6 +169,48 @@ def check_key(key: object) -> str:
 def unprefixed(key: str) -> str:
     """The key without what sets a part of the state apart from users' own: the cache, and what agents and adapters keep."""
     return key.partition(":")[2] if key.startswith("\x1f") else key
+
+
+class StateChange(NamedTuple):
+    """A key of the state was set to `value`, or deleted, by the commit that wrote entry `seq` at `time` (unix microseconds)."""
+
+    key: str
+    value: Any
+    deleted: bool
+    seq: int
+    time: int
+    run_id: str | None
+    agent: str | None
+
+
+class _Changed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of a state entry: the stored forms of what was set, and what was deleted."""
+
+    v: int
+    set: dict[str, msgspec.Raw] = {}
+    deleted: tuple[str, ...] = ()
+
+
+def change_entry(puts: tuple[Put, ...], beside: tuple[NewEntry, ...], time: int) -> NewEntry | None:
+    """The entry that tells what a commit changes in the state; None where it changes no key that people know."""
+    known = [put for put in puts if not put.key.startswith(_HIDDEN)]
+    if not known:
+        return None
+    values = {put.key: msgspec.Raw(put.value) for put in known if put.value is not None}
+    body = msgspec.json.encode(_Changed(1, values, tuple(put.key for put in known if put.value is None)))
+    run = beside[0] if beside else None
+    return NewEntry(new_id(), STATE, body, run and run.run_id, run and run.agent, time)
+
+
+def changes_in(entry: Entry) -> list[StateChange]:
+    """What a state entry tells, key by key; `Corrupt` where it can't be read."""
+    try:
+        told = msgspec.json.decode(entry.body, type=_Changed)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"state entry {entry.id} (seq {entry.seq}) is not readable: {error}") from error
+    about = (entry.seq, entry.time, entry.run_id, entry.agent)
+    values = [StateChange(key, decode(bytes(value)), False, *about) for key, value in told.set.items()]
+    return values + [StateChange(key, None, True, *about) for key in told.deleted]
 
 
 class KeyValues(MutableMapping[str, Any]):

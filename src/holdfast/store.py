@@ -71,6 +71,15 @@ _WANTED: dict[str, tuple[type, str]] = {
 }
 
 
+class Options(TypedDict):
+    """Of a store, beside its backend and its cache."""
+
+    tenant: str
+    as_admin: bool
+    ttl: float | None
+    state_history: bool
+
+
 class CacheStats(msgspec.Struct, frozen=True):
     """What the cache did since the store was opened: sessions answered without reading them again, read, dropped, held now."""
 
@@ -85,30 +94,47 @@ class Store:
     """Holds sessions in one database. Safe to use from any number of tasks, threads, event loops and processes."""
 
     def __init__(
-        self, backend: Backend, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None
+        self,
+        backend: Backend,
+        *,
+        cache: int = 0,
+        tenant: str = "default",
+        as_admin: bool = False,
+        ttl: float | None = None,
+        state_history: bool = False,
     ) -> None:
         if isinstance(backend, str):
             raise InvalidValue(f"Store(...) takes a backend, not a URL: write Store.open({shown(backend)!r})")
         if not isinstance(cache, int) or cache < 0:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise InvalidValue(f"cache={cache!r}: give the number of sessions to keep, or 0 for none")
         self.backend: Backend = CachedBackend(backend, cache) if cache else backend
-        self._link = Link(self.backend, check_id(tenant, "tenant"), as_admin, check_ttl(ttl))
+        self._link = Link(self.backend, check_id(tenant, "tenant"), as_admin, check_ttl(ttl), state_history)
         self.session_manager = SessionManager(self)
         self._next_sweep = 0.0
 
     @classmethod
-    def open(cls, url: str, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None) -> Self:
+    def open(
+        cls,
+        url: str,
+        *,
+        cache: int = 0,
+        tenant: str = "default",
+        as_admin: bool = False,
+        ttl: float | None = None,
+        state_history: bool = False,
+    ) -> Self:
         """A store by URL: `memory://`, `sqlite:///file.db`. It connects at its first use, or at `async with`.
 
         `cache`: how many sessions to keep in memory, checked against the database at every use. `tenant`: nothing crosses tenants.
-        `as_admin`: see every user's sessions. `ttl`: seconds after its last use a new session expires (see `sweep`). Options go in the URL:
+        `as_admin`: see every user's sessions. `ttl`: seconds after its last use a new session expires (see `sweep`). `state_history`: each
+        commit tells in the log what it changes in the state (`session.state_history()`). Options go in the URL:
         `sqlite:///file.db?synchronous=normal&busy_timeout=5`. A database over a network (`postgresql://`, `redis://`, `dynamodb://`) that
         can't be reached is tried again for a few seconds. Raises `InvalidURL`, `MissingExtra`.
         """
         backend = backend_for(url)
         if not backend.capabilities.in_place:  # it is elsewhere, and may be away for a moment
             backend = RetriedBackend(backend, deadline=_AWAY_SECONDS)
-        return cls(backend, cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl)
+        return cls(backend, cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl, state_history=state_history)
 
     @classmethod
     def shared(cls, store: Self | str) -> Self:
@@ -121,7 +147,7 @@ class Store:
         """This store with a cache of `size` sessions in front; the same store if it has one. Closing either closes the database."""
         if cache_of(self.backend) is not None:
             return self
-        return type(self)(self.backend, cache=size, tenant=self.tenant, as_admin=self.as_admin, ttl=self.ttl)
+        return type(self)(self.backend, cache=size, **self.options)
 
     def traced(
         self,
@@ -139,7 +165,7 @@ class Store:
             "meter_provider": meter_provider,
             "logger_provider": logger_provider,
         }
-        return type(self)(TracedBackend(self.backend, **providers), tenant=self.tenant, as_admin=self.as_admin, ttl=self.ttl)
+        return type(self)(TracedBackend(self.backend, **providers), **self.options)
 
     async def __aenter__(self) -> Self:
         await self.backend.open()
@@ -165,6 +191,12 @@ class Store:
     @property
     def ttl(self) -> float | None:
         return self._link.ttl
+
+    @property
+    def options(self) -> Options:
+        """How it was opened: what another store over the same backend is opened with."""
+        it = self._link
+        return Options(tenant=it.tenant, as_admin=it.as_admin, ttl=it.ttl, state_history=it.state_history)
 
     @property
     def cache_stats(self) -> CacheStats:

@@ -152,8 +152,18 @@ class Store:
         self.session_manager = SessionManager(self)
 
     @classmethod
-    def open(cls, url: str, *, cache: int = 0, tenant: str = "default", as_admin: bool = False, ttl: float | None = None) -> Self:
-        return cls(aio_store.Store.open(url, cache=cache, tenant=tenant, as_admin=as_admin, ttl=ttl))
+    def open(
+        cls,
+        url: str,
+        *,
+        cache: int = 0,
+        tenant: str = "default",
+        as_admin: bool = False,
+        ttl: float | None = None,
+        state_history: bool = False,
+    ) -> Self:
+        options: aio_store.Options = {"tenant": tenant, "as_admin": as_admin, "ttl": ttl, "state_history": state_history}
+        return cls(aio_store.Store.open(url, cache=cache, **options))
 
     @classmethod
     def shared(cls, store: Self | str) -> Self:
@@ -201,6 +211,10 @@ class Store:
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """What a coroutine over `aio` returns; for adapters that must block."""
         return self._bridge.call(coroutine)
+
+    @property
+    def options(self) -> aio_store.Options:
+        return self.aio.options
 
     @property
     def cache_stats(self) -> CacheStats:
@@ -491,6 +505,9 @@ class Session:
 
     def requirements(self, *, members: bool = False) -> list[Requirement]:
         return self.call(self.aio.requirements(members=members))
+
+    def state_history(self, key: str | None = None, *, last: int = 50) -> list[aio_state.StateChange]:
+        return self.call(self.aio.state_history(key, last=last))
 
     def refresh(self) -> None:
         self.call(self.aio.refresh())
