@@ -1,18 +1,22 @@
-"""What happens at the same moment: heartbeats and last commits, decisions and handovers, tools that work side by side."""
+"""What happens at the same moment: heartbeats and writes; and what goes on in the middle of a conversation that the provider keeps."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Generator
 
-from holdfast import Fenced, Store
+import pytest
+
+from holdfast import Fenced, History, Store
+from holdfast.agents import Team, tool
 from holdfast.backend import Backend, Commit, Key, Outcome
 from holdfast.backends.memory import MemoryBackend
 from holdfast.runs import CANCELLED, COMPLETED
-from holdfast.testing.model_server import Answer, Call, call
+from holdfast.testing.model_server import Answer, Call, ModelServer, call
 from holdfast.wrappers.base import Wrapper
 
-from .conftest import Models, statuses, there
+from .conftest import Models, sent, statuses, there
 
 
 class BehindTheEnd(Wrapper):
@@ -119,3 +123,50 @@ async def test_a_run_that_is_cancelled_in_the_middle_of_a_write_leaves_its_calle
 
 def look() -> str:
     return "seen"
+
+
+# --- a conversation that the provider keeps --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def responses() -> Generator[Models]:
+    made = Models("responses")
+    yield made
+    made.servers.clear()  # of a conversation that the provider keeps a request is a part: a result may be without its call
+    made.close()
+
+
+def chain(server: ModelServer) -> list[str | None]:
+    return [request.body.get("previous_response_id") for request in server.requests]
+
+
+async def test_a_paused_run_goes_on_in_the_providers_conversation(responses: Models, memory: Store) -> None:
+    @tool(confirm=True)
+    def pay() -> str:
+        return "paid"
+
+    server = responses.serve(["Hello.", call("pay"), "Done.", "Bye."])
+    agent = responses.agent(server, tools=[pay], history=History(service=True), store=memory)
+    first = await agent.run("I am Ada.", session_id="s")
+    known = (await there(agent, "s")).service_session_id
+    paused = await agent.run("pay", session_id="s")
+    assert (await agent.continue_run(paused, [paused.requirements[0].approve()])).content == "Done."
+    assert first.content == "Hello."
+    assert chain(server) == [None, known, known]
+    assert sent(server.requests[-1]) == ["pay", "pay()", "=paid"]
+    latest = (await there(agent, "s")).service_session_id
+    await agent.run("bye", session_id="s")
+    assert chain(server)[-1] == latest
+    assert sent(server.requests[-1]) == ["bye"]
+
+
+async def test_a_run_that_is_handed_over_stays_in_the_providers_conversation(responses: Models, memory: Store) -> None:
+    server = responses.serve(["Hello.", call("hand_over", agent="billing"), call("look"), "Which order?"])
+    billing = responses.agent(server, name="billing", tools=[look])
+    team = Team(responses.model(server), name="desk", members=[billing], mode="handoff", history=History(service=True), store=memory)
+    await team.run("I am Ada.", session_id="s")
+    known = (await there(team, "s")).service_session_id
+    assert (await team.run("money back", session_id="s")).content == "Which order?"
+    assert chain(server)[:3] == [None, known, known]
+    assert chain(server)[3] not in (None, known)  # the answer before, which came after all that was sent to billing
+    assert sent(server.requests[3]) == ["=seen"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any, NamedTuple, TypeGuard, cast
 from weakref import WeakKeyDictionary
@@ -81,7 +82,7 @@ class PydanticEngine:
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
         tools, sets, holds = self.prepare(turn.tools)
-        history, calls = native.requests(turn.messages), _capability(turn)
+        history, calls = _sent_anew(native.requests(turn.messages), turn.service), _capability(turn)
         async with self.agent.iter(
             model=self._model_here(),
             message_history=history,
@@ -127,6 +128,17 @@ class PydanticEngine:
 def _new_to(history: list[ai.ModelMessage], run_id: str) -> str | None:
     """The run's id for the engine; None for one of its own at another attempt, for it takes an id that is in its history for a mistake."""
     return None if any(message.run_id == run_id for message in history) else run_id
+
+
+def _sent_anew(history: list[ai.ModelMessage], service: str | None) -> list[ai.ModelMessage]:
+    """What a run that goes on sends of itself, where the provider's answers are a chain: all of it, behind the last run's answer.
+
+    The client would begin a new chain where it finds an answer of this run that it can't vouch for, and the conversation would be lost:
+    so these are given to it as another endpoint's.
+    """
+    if not service or service.startswith("conv_"):
+        return history
+    return [replace(it, provider_url="") if isinstance(it, ai.ModelResponse) else it for it in history]
 
 
 def _kept_by_provider(model: Any, service: str | None) -> Any:
