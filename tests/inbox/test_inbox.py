@@ -342,6 +342,79 @@ def test_hostile_content_does_nothing(people: People) -> None:
     assert "\\u{202e}" in page.locator(".call").inner_text()
 
 
+SAID = {
+    "# A *title* #": "<h3>A <em>title</em></h3>",
+    "one\ntwo  \nthree": "<p>one\ntwo<br>three</p>",
+    "snake_case_name and 2*3*4": "<p>snake_case_name and 2*3*4</p>",
+    "**bold *and* more** ~~gone~~": "<p><strong>bold <em>and</em> more</strong> <s>gone</s></p>",
+    "`` a ` b `` and \\*no\\*": "<p><code>a ` b</code> and *no*</p>",
+    "- a\n  - b\n- c\n\n1. d": "<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul><ol><li>d</li></ol>",
+    "> a\n> b": "<blockquote><p>a\nb</p></blockquote>",
+    "a\n\n---\nb": "<p>a</p><hr><p>b</p>",
+    "[x](https://a.org/b_c_d)": '<p><a href="https://a.org/b_c_d">x</a></p>',
+    "see https://a.org/x.": '<p>see <a href="https://a.org/x">https://a.org/x</a>.</p>',
+    "[x](javascript:alert(1))": "<p>[x](javascript:alert(1))</p>",
+    "![x](https://a.org/x.png)": '<p><a href="https://a.org/x.png">x</a></p>',
+    "<b>x</b> &amp;": "<p>&lt;b&gt;x&lt;/b&gt; &amp;amp;</p>",
+    "| a | b |\n|---|---|\n| 1 | `2` |": (
+        "<table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td><code>2</code></td></tr></tbody></table>"
+    ),
+}
+_RENDER = """async (texts) => {
+    const { markdown } = await import("/inbox/static/markdown.js");
+    return texts.map((text) => {
+        const node = markdown(text);
+        for (const it of node.querySelectorAll("*")) {
+            for (const name of ["dir", "rel", "target", "title", "tabindex"]) it.removeAttribute(name);
+        }
+        for (const it of node.querySelectorAll("div.table")) it.replaceWith(...it.childNodes);
+        return node.innerHTML;
+    });
+}"""
+_TIME = """async (texts) => {
+    const { markdown } = await import("/inbox/static/markdown.js");
+    return texts.map((text) => {
+        const began = performance.now();
+        markdown(text);
+        return performance.now() - began;
+    });
+}"""
+
+
+def test_answers_are_markdown(people: People) -> None:
+    page = people.person()
+    assert dict(zip(SAID, page.evaluate(_RENDER, list(SAID)), strict=True)) == SAID
+
+
+def test_no_text_takes_long_to_draw(people: People) -> None:
+    page = people.person()
+    pieces = (
+        "*",
+        "_",
+        "**a ",
+        "__a ",
+        "`",
+        "` ",
+        "``` ",
+        "[",
+        "[a](",
+        "](",
+        "<",
+        "~~a",
+        "> ",
+        "- ",
+        "|",
+        "\\",
+        "https://",
+        "1. a\n",
+        "- a\n  ",
+        "|a|\n|-|\n",
+    )
+    texts = [(piece * 60_000)[:60_000] for piece in pieces]
+    took = dict(zip(pieces, page.evaluate(_TIME, texts), strict=True))
+    assert {piece: ms for piece, ms in took.items() if ms > 1_500} == {}
+
+
 def test_thousands_of_conversations_scroll(people: People) -> None:
     page = people.person()
     expect(rows(page).first).to_be_visible()

@@ -12,8 +12,8 @@ function build(node, spec, rest) {
   const classes = spec.split(".").slice(1);
   if (classes.length) node.classList.add(...classes);
   const given = rest.length && isOptions(rest[0]) ? rest.shift() : {};
-  for (const [name, value] of Object.entries(given)) set(node, name, value);
   node.append(...rest.flat(3).filter((it) => it !== null && it !== undefined && it !== false && it !== ""));
+  for (const [name, value] of Object.entries(given)) set(node, name, value); // last: with dir="auto" each child that came would be looked at again
   return node;
 }
 

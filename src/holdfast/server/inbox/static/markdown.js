@@ -110,7 +110,7 @@ function paragraph(lines, at, depth) {
 
 const SPAN = new RegExp(
   [
-    "(?<code>`+)(?<literal>[^`]|[^`][^`]{0,4000}?[^`])\\k<code>(?!`)",
+    "(?<!`)(?<code>`+)(?!`)(?<literal>[^]{1,4000}?)(?<!`)\\k<code>(?!`)",
     "\\\\(?<escaped>[\\\\`*_{}\\[\\]()#+.!|~<>-])",
     "!?\\[(?<label>[^\\[\\]]{0,1000})\\]\\((?<target>[^()\\s]{1,2000})(?:\\s+\"[^\"]{0,500}\")?\\)",
     "<?(?<bare>https?://[^\\s<>\"'`]{1,2000}[^\\s<>\"'`.,;:!?)\\]*_])>?",
@@ -137,7 +137,7 @@ function inline(text, depth = 0) {
 function span(match, depth) {
   const { literal, escaped, label, target, bare, bold, struck, italic, br } = match.groups;
   const inner = (it) => (depth < 4 ? inline(it, depth + 1) : it);
-  if (literal !== undefined) return el("code", literal);
+  if (literal !== undefined) return el("code", literal.replace(/^ (.*[^ ].*) $/s, "$1"));
   if (escaped !== undefined) return escaped;
   if (target !== undefined) return link(target, inner(label || target), match[0]);
   if (bare !== undefined) return link(bare, bare, match[0]);
