@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import Agent, InvalidValue, SessionManager, Store, UsageError
 from ..agents import RunOutput
+from ..store import Options
 from .loading import agents_in, all_at
 from .settings import Settings, read
 
@@ -38,7 +39,8 @@ class Runtime:
     def from_settings(cls, settings: Settings) -> Runtime:
         """A runtime as it is set up; `InvalidValue`, `UsageError` and `MissingExtra` say what can't be."""
         where = settings.session
-        store = Store.open(where.place(), cache=where.cache.size, tenant=where.tenant, ttl=where.seconds())
+        options = Options(tenant=where.tenant, as_admin=False, ttl=where.seconds(), state_history=where.state_history)
+        store = Store.open(where.place(), cache=where.cache.size, **options)
         runtime = cls(store, settings=settings)
         for target in settings.agents:
             runtime.load(target)

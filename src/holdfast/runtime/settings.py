@@ -75,12 +75,16 @@ class Cache(Part, frozen=True):
 
 
 class SessionSettings(Part, frozen=True):
-    """Where sessions are kept. `url` names a store of any kind in one, and comes before `type`."""
+    """Where sessions are kept. `url` names a store of any kind in one, and comes before `type`.
+
+    `state_history`: the log tells what each commit changes in a session's state.
+    """
 
     type: Type = "sqlite"
     url: str | None = None
     ttl: float | None = None
     tenant: str = "default"
+    state_history: bool = True
     sqlite: Sqlite = Sqlite()
     redis: Redis = Redis()
     postgres: Postgres = Postgres()

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from .. import Store, UsageError
 from ..runtime import Runtime
 from ..runtime.settings import Found, ServerSettings
+from ..store import Options
 from .app import create_app
 from .callers import check_exposed
 
@@ -75,7 +76,9 @@ def set_up(found: Found, serve: Serve) -> Runtime:
 def _within(runtime: Runtime) -> Runtime:
     """The same agents over the same database, with what is set for sessions."""
     where = runtime.settings.session
-    store = Store(runtime.store.backend, cache=where.cache.size, tenant=where.tenant, ttl=where.seconds() or runtime.store.ttl)
+    ttl = where.seconds() or runtime.store.ttl
+    options = Options(tenant=where.tenant, as_admin=False, ttl=ttl, state_history=where.state_history)
+    store = Store(runtime.store.backend, cache=where.cache.size, **options)
     other = Runtime(store, settings=runtime.settings)
     for name, agent in runtime.agents.items():
         other.register(agent, name)

@@ -75,7 +75,7 @@ class Serving:
         key = caller.tenant, caller.admin
         if key not in self._stores:
             own = self.runtime.store
-            self._stores[key] = Store(own.backend, tenant=caller.tenant, as_admin=caller.admin, ttl=own.ttl)
+            self._stores[key] = Store(own.backend, **{**own.options, "tenant": caller.tenant, "as_admin": caller.admin})
         return self._stores[key]
 
     def agent(self, caller: Caller, name: str | None) -> Agent:
