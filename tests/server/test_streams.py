@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import httpx
@@ -9,9 +11,9 @@ import pytest
 
 from holdfast import Store, user
 from holdfast.server import create_app, feeds
-from holdfast.testing.model_server import ModelServer
+from holdfast.testing.model_server import Answer, ModelServer
 
-from .conftest import Sent, desk, serving, tail, until
+from .conftest import Sent, desk, events, serving, tail, until
 
 
 def said(events: list[Sent]) -> list[str]:
@@ -24,7 +26,10 @@ def seqs(events: list[Sent]) -> list[int]:
     return [it["seq"] for it in events if it.name == "entry"]
 
 
-async def run(client: httpx.AsyncClient, message: str, **more: Any) -> dict[str, Any]:
+async def run(client: httpx.AsyncClient, message: str, *, streamed: bool = False, **more: Any) -> dict[str, Any]:
+    if streamed:
+        response = await client.post("/run", json={"message": message, "session_id": "ada-1", "stream": True})
+        return [it async for it in events(response)][-1]["output"]
     response = await client.post("/run", json={"message": message, "session_id": "ada-1"} | more)
     assert response.status_code in (200, 202), response.text
     return response.json()
@@ -70,17 +75,29 @@ async def test_two_workers_and_a_restart_give_the_same_numbers(model: ModelServe
         assert seqs(begun) + seqs(it.got) == list(range(1, 9))
 
 
-async def test_what_a_run_says_before_it_is_stored_comes_to_a_tail(served: httpx.AsyncClient) -> None:
-    long = "word " * 40
-    await run(served, "begin")
-    async with tail(served, "/sessions/ada-1/events") as it:
-        await it.until(lambda got: bool(got))
-        async with served.stream("POST", "/run", json={"message": f"slowly {long}", "session_id": "ada-1", "stream": True}) as response:
-            assert response.headers["content-type"].startswith("text/event-stream")
-            await response.aread()
-        await it.until(lambda got: f"You said: slowly {long}" in said(got))
-        for partial in it.named("partial"):
-            assert f"You said: slowly {long}".find(partial["delta"]) >= 0
+async def test_what_a_run_says_before_it_is_stored_comes_to_every_tail(place: str) -> None:
+    rest = threading.Event()
+    text = "It has been on its way since Monday, and will be there tomorrow."
+    with ModelServer([Answer(text=text, halfway=rest)]) as model:
+        async with serving(create_app(desk(model, place))) as here, serving(create_app(desk(model, place))) as there:
+            await there.post("/sessions", json={"session_id": "ada-1"})
+            async with tail(there, "/sessions/ada-1/events") as first:
+                await first.until(bool)
+                going = asyncio.create_task(run(here, "where?", streamed=True))
+                await first.until(lambda got: any(it.name == "partial" for it in got))
+                async with tail(there, "/sessions/ada-1/events") as second:
+                    await second.until(lambda got: any(it.name == "partial" for it in got))
+                    rest.set()
+                    await going
+                    for it in (first, second):
+                        await it.until(lambda got: text in said(got))
+                        partials = it.named("partial")
+                        assert [partial["start"] for partial in partials] == [True] + [False] * (len(partials) - 1)
+                        begun = "".join(partial["delta"] for partial in partials)
+                        assert begun
+                        assert text.startswith(begun)
+                    assert said(first.got) == ["where?", text]
+                    assert said(second.got) == [text]
 
 
 async def test_a_cleared_session_begins_anew_and_a_deleted_one_ends(served: httpx.AsyncClient) -> None:

@@ -87,7 +87,8 @@ _SAYS: dict[str, Any] = {
     "anyOf": [
         {"properties": {"message": {"minLength": 1}}},
         {"properties": {"attachments": {"minItems": 1}}, "required": ["attachments"]},
-    ]
+    ],
+    "examples": [{"agent": "desk", "message": "Where is my order?", "session_id": "ada-1"}],
 }
 
 
@@ -120,12 +121,16 @@ class DecisionGiven(Given):
 
 
 class Decisions(Given):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"decisions": [{"requirement": "1f2e", "outcome": "deny", "value": "ask the customer first"}]}]}
+    )
     decisions: list[DecisionGiven] = Field(max_length=100)
     stream: bool = False
     background: bool = False
 
 
 class SessionRequest(Given):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "ada-1", "name": "Late order"}]})
     session_id: Identifier | None = None
     user_id: Identifier | None = None
     name: str | None = Field(None, max_length=1000)
@@ -135,6 +140,7 @@ class SessionRequest(Given):
 class SessionPatch(Given):
     """What is left out stays as it is; null removes a name, a value of the metadata, a time to live."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Late order", "metadata": {"priority": 1}}]})
     name: str | None = Field(None, max_length=1000)
     autogenerate: bool = Field(False, description="Have the agent's model name the session from its first messages.")
     agent: str | None = Field(None, description="With autogenerate: whose model.")
@@ -143,6 +149,7 @@ class SessionPatch(Given):
 
 
 class ForkRequest(Given):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "ada-2", "at": 12}]})
     session_id: Identifier | None = None
     at: Seq | None = None
     name: str | None = Field(None, max_length=1000)
@@ -151,12 +158,14 @@ class ForkRequest(Given):
 class RewindTo(Given):
     """Go back to a seq: it stays the last."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": 12}]})
     to: Seq
 
 
 class RewindLast(Given):
     """Take back so many of the newest messages, with what follows them."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"last": 2}]})
     last: Count
 
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 
@@ -21,6 +21,7 @@ from ...entries import MESSAGE
 from ...ids import new_id, new_session_id
 from ...requirements import Needs, told
 from ..callers import Caller, Whoever
+from ..changes import notice, noticing
 from ..going import Under
 from ..paths import Whole
 from ..problems import Problem, not_found, provider_failed
@@ -29,7 +30,7 @@ from ..serving import Here, Serving
 from ..shapes import Decisions, RunBegun, RunInfoTold, RunRequest, RunTold, decision
 from ..streams import last_seen, stream
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(tags=["runs"], dependencies=[Depends(noticing)])
 Idempotency = Annotated[str | None, Header(min_length=1, max_length=255, pattern="^[!-~]+$")]
 
 
@@ -50,6 +51,7 @@ async def run_agent(
     options: dict[str, Any] = {"session_id": session_id, "user_id": under.user_id, "run_id": run_id, "wait": asked.wait}
     options["lease"] = here.settings.lease
     here.going.check()
+    notice(agent.store, session_id)
     again = asked.run_id is not None or idempotency_key is not None
     if again and (asked.stream or asked.background):
         await _check_same(asked, under)
