@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from holdfast import Agent
 from holdfast.models import OpenAIChat
+from holdfast.recall import Recall
 from holdfast.runtime import Runtime
 from holdfast.server import create_app
 from holdfast.testing.model_server import Answer, ModelServer
@@ -235,6 +236,16 @@ async def test_a_search_finds_names(client: httpx.AsyncClient) -> None:
     found = await get(client, "/search?q=LATE")
     assert [it["id"] for it in found["sessions"]] == ["ada-1"]
     assert found["hits"] is None
+
+
+async def test_a_search_finds_what_was_said_where_there_is_an_index(app: FastAPI, client: httpx.AsyncClient) -> None:
+    await run(client, "the parcel from Lisbon", session_id="ada-1")
+    runtime = app.state.serving.runtime
+    async with Recall(runtime.store, index="memory://") as recall:
+        runtime.recall = recall
+        await recall.update()
+        hits = (await get(client, "/search?q=Lisbon"))["hits"]
+        assert {(it["session_id"], it["role"]) for it in hits} == {("ada-1", "user"), ("ada-1", "assistant")}
 
 
 # --- every way to be wrong -------------------------------------------------------------------------------------------

@@ -6,13 +6,16 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import Agent, InvalidValue, SessionManager, Store, UsageError
 from ..agents import RunOutput
 from ..store import Options
 from .loading import agents_in, all_at
 from .settings import Settings, read
+
+if TYPE_CHECKING:
+    from ..recall import Recall
 
 
 class Runtime:
@@ -26,6 +29,8 @@ class Runtime:
         self.settings = settings or Settings()
         self._store = Store.shared(store) if isinstance(store, str) else store
         self._agents: dict[str, Agent] = {}
+        self.recall: Recall | None = None
+        """An index of what was said in the store, for the server's search."""
 
     @classmethod
     def get(cls) -> Runtime:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 from ... import Store
 from ...agents.record import as_sent
+from ...runtime import Runtime
 from ..callers import Caller, Whoever
 from ..paths import Whole
 from ..problems import not_found
@@ -111,9 +112,9 @@ async def _named(store: Store, caller: Caller, text: str, limit: int) -> list[Se
     return found
 
 
-async def _hits(runtime: Any, caller: Caller, text: str, limit: int) -> list[HitTold] | None:
+async def _hits(runtime: Runtime, caller: Caller, text: str, limit: int) -> list[HitTold] | None:
     """Of the runtime's index of what was said, if it has one, for this caller's tenant; an admin finds everybody's."""
-    recall = getattr(runtime, "recall", None)
+    recall = runtime.recall
     if recall is None or recall.store.tenant != caller.tenant:
         return None
     found = await recall.find(text, limit, user_id=caller.user, everybody=caller.admin and caller.user is None)
