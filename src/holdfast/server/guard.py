@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
@@ -101,6 +102,7 @@ def local(host: str) -> bool:
         return False
 
 
+@lru_cache(1024)
 def _loopback(address: str) -> bool:
     it = ip_address(address)
     return (getattr(it, "ipv4_mapped", None) or it).is_loopback
@@ -116,6 +118,7 @@ def _foreign(method: str, headers: Headers, allowed: Collection[str]) -> bool:
     return not (method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document")
 
 
+@lru_cache(1024)
 def _parts(url: str) -> SplitResult:
     try:
         return urlsplit(url)
