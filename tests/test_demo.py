@@ -1,11 +1,15 @@
 """`make demo` as a newcomer runs it: no key, no terminal, to its end."""
 
 import os
+import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from examples import demo
@@ -80,3 +84,32 @@ def test_it_does_not_say_so_when_something_is_lost(
 
 def test_it_says_so_when_nothing_is() -> None:
     assert demo.verdict("sqlite:///chat.db", [LINE], [LINE], [LINE, OTHER], ["completed"], []) == 0
+
+
+def test_on_a_terminal_it_ends_with_the_inbox() -> None:
+    pytest.importorskip("fastapi")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, DEMO], env=clean | {"COLUMNS": "120", "TERM": "dumb"}, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        url = _told(ours, rb"(http://127\.0\.0\.1:\d+/) +Ctrl-C ends it")
+        listed = httpx.get(f"{url}sessions", trust_env=False).json()["items"]
+        assert {it["id"]: it["waiting"] for it in listed} == {"ada-1": False, "ada-2": False, "ada-3": True, "bob-1": False, "bob-2": False}
+        assert "Holdfast" in httpx.get(url, trust_env=False).text
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def _told(terminal: int, wanted: bytes) -> str:
+    """What the program says on its terminal, once it does."""
+    told = b""
+    while (found := re.search(wanted, told)) is None:
+        ready, _, _ = select.select([terminal], [], [], 60)
+        assert ready, told.decode(errors="replace")
+        told += os.read(terminal, 4096)
+    return found[1].decode()

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from holdfast import Session, Store
+from holdfast import sync as blocking
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import Found, Settings
 from holdfast.server import create_app
@@ -273,3 +274,23 @@ def test_it_says_where_it_is(tmp_path: Path, model: ModelServer) -> None:
         os.kill(server.process.pid, signal.SIGKILL)
         workers = server.workers
         until(lambda: not any(Path(f"/proc/{it}").exists() for it in workers))
+
+
+@pytest.mark.parametrize(
+    ("env", "file"),
+    [
+        ({"HOLDFAST_SESSION__URL": "sqlite:///set.db", "HOLDFAST_SESSION__TENANT": "shop"}, None),
+        ({"HOLDFAST_SESSION__SQLITE__PATH": "set.db", "HOLDFAST_SESSION__TENANT": "shop"}, None),
+        ({"AK_SESSION__TYPE": "sqlite", "HOLDFAST_SESSION__SQLITE__PATH": "set.db", "HOLDFAST_SESSION__TENANT": "shop"}, None),
+        ({}, "session: {tenant: shop, sqlite: {path: set.db}}"),
+    ],
+    ids=["url", "path", "agent-kernel", "file"],
+)
+def test_the_other_commands_find_the_store_that_is_set(tmp_path: Path, env: dict[str, str], file: str | None) -> None:
+    with blocking.Store.open(f"sqlite:///{tmp_path / 'set.db'}", tenant="shop") as store:
+        store.session("there")
+    if file is not None:
+        (tmp_path / "config.yaml").write_text(file, "utf-8")
+    words = [*command(tmp_path)[:3], "sessions", "list", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment(None, **env), capture_output=True, text=True, timeout=60, check=False)
+    assert "there" in done.stdout, done.stderr

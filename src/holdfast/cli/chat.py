@@ -13,7 +13,7 @@ import typer
 
 from .. import Store, UsageError
 from ..runtime import loading
-from .command import DEFAULT_FILE, ENVIRONMENT, Terminal
+from .command import DEFAULT_FILE, ENVIRONMENT, Terminal, settings
 from .output import working
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _store(terminal: Terminal, agent: Agent) -> Store:
     own = agent.store
     if terminal.url is None and own.backend.capabilities.durable:
         return Store(own.backend, tenant=terminal.given_tenant or own.tenant, as_admin=terminal.user is None, ttl=own.ttl)
-    if terminal.url is None and ENVIRONMENT not in os.environ:
+    if terminal.url is None and ENVIRONMENT not in os.environ and settings() is None:
         terminal.url = f"sqlite:///{DEFAULT_FILE}"
     return terminal.store(create=True)
 

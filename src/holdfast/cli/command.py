@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from .. import Session, SessionNotFound, Store, UsageError
+from ..runtime.settings import FILE, SessionSettings, read
 from . import output
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ Work = TypeVar("Work", bound=Callable[..., Coroutine[Any, Any, None]])
 
 ENVIRONMENT = "HOLDFAST_STORE"
 DEFAULT_FILE = "holdfast.db"
+_SESSION = ("HOLDFAST_SESSION__", "AK_SESSION__")
 
 
 def option(name: str, kind: Any, default: Any, *flags: str, **extra: Any) -> Parameter:
@@ -39,7 +41,7 @@ COMMON = (
         "--store",
         "-s",
         metavar="URL",
-        help=f"The store, such as sqlite:///chat.db. Without it: ${ENVIRONMENT}, then ./{DEFAULT_FILE} if it exists.",
+        help=f"The store, such as sqlite:///chat.db. Without it: ${ENVIRONMENT}, what is set, ./{DEFAULT_FILE} if it exists.",
     ),
     option("tenant", str | None, None, "--tenant", metavar="NAME", help="Whose sessions: nothing crosses tenants. [default: default]"),
     option(
@@ -72,7 +74,8 @@ class Terminal:
 
     def store(self, *, create: bool = False) -> Store:
         """The store, still to be entered. `create`: a database file that isn't there is made instead of refused."""
-        store = Store.open(self._found_url(), tenant=self.tenant, as_admin=self.user is None)
+        url, ttl = self._place()
+        store = Store.open(url, tenant=self.tenant, as_admin=self.user is None, ttl=ttl)
         path = getattr(store.backend, "path", None)
         if not create and isinstance(path, str) and not Path(path).exists():
             raise UsageError(f"{path}: there is no such file; `holdfast db migrate` makes a store there")
@@ -102,13 +105,25 @@ class Terminal:
         if not self.json:
             output.console(stderr=True).print(output.safe(text), style="dim", soft_wrap=not wrap)
 
-    def _found_url(self) -> str:
+    def _place(self) -> tuple[str, float | None]:
+        """The store's URL, and for how long what is begun in it is kept."""
         url = self.url or os.environ.get(ENVIRONMENT)
-        if url is None and Path(DEFAULT_FILE).exists():
-            url = f"sqlite:///{DEFAULT_FILE}"
-        if url is None:
+        if url is not None:
+            return url, None
+        if (where := settings()) is not None:
+            self.tenant = self.given_tenant or where.tenant
+            return where.place(), where.seconds()
+        if not Path(DEFAULT_FILE).exists():
             raise UsageError(f"no store: name one with --store URL (such as sqlite:///chat.db) or in ${ENVIRONMENT}")
-        return url
+        return f"sqlite:///{DEFAULT_FILE}", None
+
+
+def settings() -> SessionSettings | None:
+    """Where the environment and config.yaml say that sessions are; None where they say nothing."""
+    if not (os.environ.get("HOLDFAST_CONFIG") or Path(FILE).is_file() or any(name.startswith(_SESSION) for name in os.environ)):
+        return None
+    found = read(os.environ)
+    return found.settings.session if any(name.startswith("session.") for name in found.sources) else None
 
 
 def known_as(*parameters: Parameter) -> Callable[[F], F]:

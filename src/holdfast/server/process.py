@@ -24,7 +24,6 @@ from fastapi import FastAPI
 from .. import Store, UsageError
 from ..runtime import Runtime
 from ..runtime.settings import Found, ServerSettings
-from ..store import Options
 from .app import create_app
 from .callers import check_exposed
 
@@ -77,8 +76,8 @@ def _within(runtime: Runtime) -> Runtime:
     """The same agents over the same database, with what is set for sessions."""
     where = runtime.settings.session
     ttl = where.seconds() or runtime.store.ttl
-    options = Options(tenant=where.tenant, as_admin=False, ttl=ttl, state_history=where.state_history)
-    store = Store(runtime.store.backend, cache=where.cache.size, **options)
+    backend = runtime.store.backend
+    store = Store(backend, cache=where.cache.size, tenant=where.tenant, ttl=ttl, state_history=where.state_history)
     other = Runtime(store, settings=runtime.settings)
     for name, agent in runtime.agents.items():
         other.register(agent, name)
