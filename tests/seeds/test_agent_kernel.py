@@ -18,7 +18,7 @@
 | Custom Session Data, Inspection and Debugging | custom_data_is_kept_beside_the_conversation |
 | Session Clearing | clearing_keeps_the_id |
 | Direct Session Manager Access | the_session_manager |
-| `POST /run`, `Runtime.get()`, `AK_...`, `config.yaml` | with the server and the terminal |
+| `POST /run`, `Runtime.get()`, `AK_...`, `config.yaml` | in `test_agent_kernel_served` |
 """
 
 from __future__ import annotations
