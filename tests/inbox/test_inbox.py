@@ -204,6 +204,15 @@ def test_what_waits_is_found_by_the_filter(people: People) -> None:
     expect(rows(page).first).to_contain_text("Refund this and wait")
 
 
+def test_one_users_conversations(people: People) -> None:
+    page = people.person()
+    page.get_by_label("User").fill("user3")
+    expect(rows(page).first.locator(".who")).to_have_text("user3")
+    assert set(page.locator(".row .who").all_text_contents()) == {"user3"}
+    page.get_by_label("User").fill("nobody at all")
+    expect(page.get_by_text("No conversations", exact=True)).to_be_visible()
+
+
 # --- keeping order ---------------------------------------------------------------------------------------------------
 
 

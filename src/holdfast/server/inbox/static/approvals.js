@@ -7,7 +7,7 @@ import { pathOf } from "./turns.js";
 
 const TITLES = {
   confirmation: "wants to use",
-  input: "asks for",
+  input: "needs an answer for",
   external: "waits for the result of",
   unknown: "does not know how it ended:",
 };

@@ -97,7 +97,8 @@ export class Panel {
     const scopes = Object.keys(SCOPES).filter((it) => it !== "user" || this.session.user_id);
     const values = await Promise.all(scopes.map((scope) => get(pathOf(this.session.id, "state"), { scope })));
     const versions = await get(pathOf(this.session.id, "state-versions")).catch(() => ({ keys: {} }));
-    return scopes.map((scope, place) => stateOf(scope, values[place], scope === "session" ? versions.keys : {}));
+    const changes = await get(pathOf(this.session.id, "state-history"), { last: LAST }).catch(() => []);
+    return [scopes.map((scope, place) => stateOf(scope, values[place], scope === "session" ? versions.keys : {})), historyOf(changes)];
   }
 
   async info() {
@@ -132,6 +133,14 @@ function stateOf(scope, values, versions) {
     el("details.value", { data: { key: `${scope} ${key}` } }, el("summary", el("code", exact(key)), el("span.args", brief(values[key])), versions[key] && el("span.state", `v${versions[key]}`)), long(json(values[key]), pre)),
   );
   return el("section.scope", el("h3", SCOPES[scope]), keys.length ? rows : el("p.nothing", "Nothing is kept here."));
+}
+
+function historyOf(changes) {
+  if (!changes.length) return null;
+  const rows = changes.reverse().map((it) =>
+    el("li", el("code", exact(it.key)), " ", el("span.args", it.deleted ? "deleted" : brief(it.value)), el("span.state", [it.agent && `${oneLine(it.agent)} · `, time(it.time, "clock")])),
+  );
+  return el("section.scope", el("h3", "Changes, the newest first"), el("ul.changes", rows));
 }
 
 // --- what was sent ---
