@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from .entries import NewEntry
 from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
 from .messages import Message, encode_message
+from .requirements import Requirement, entry_of, told
 from .runs import (
     CANCELLED,
     COMPLETED,
@@ -248,7 +249,7 @@ async def cancel(session: Session, run_id: str, status: str = CANCELLED) -> bool
     """
     patience = Patience(WAIT)
     while True:
-        run, _ = await session.run_log(run_id)
+        run, log = await session.run_log(run_id)
         if run is None:
             raise UsageError(f"there is no run {run_id!r} in {session.key}: nothing to cancel")
         if run.root is not None and run.status == RUNNING:
@@ -257,20 +258,21 @@ async def cancel(session: Session, run_id: str, status: str = CANCELLED) -> bool
         if not under_way and (status == INTERRUPTED or run.status not in (PAUSED, QUEUED)):
             return False  # it is over, or nobody drives it that could let go of it
         try:
-            await _ended(session, run, status)
+            await _ended(session, run, told(log).open if status == CANCELLED else (), status)
         except (Conflict, Fenced) as moved:  # it went on meanwhile, or came to its end
             await patience.again(moved)
         else:
             return True
 
 
-async def _ended(session: Session, run: RunInfo, status: str) -> None:
+async def _ended(session: Session, run: RunInfo, waits: Sequence[Requirement], status: str) -> None:
     fence, time = session.held_by(run.id), now()
     event = _encoded(RunEvent(FORM, status, run.attempt, run.metrics, root=run.root))
-    added = (NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time),)
+    decided = [entry_of(it.cancel(), run.id, run.agent, time) for it in waits]
+    added = (*decided, NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time))
     claim: dict[str, Any] = {"expect": session.version} if fence is None else {"fence": fence, "claim": ClaimAct("release")}
-    told = (BlobDrop(kinds.LIVE, run.id),)  # its driver can't take it away any more
-    await session.write(entries=added, counts=counts_of(added), time=time, staged=False, drops=told, **claim)
+    live = (BlobDrop(kinds.LIVE, run.id),)  # its driver can't take it away any more
+    await session.write(entries=added, counts=counts_of(added), time=time, staged=False, drops=live, **claim)
     await session.look_who_waits()
 
 

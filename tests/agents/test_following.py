@@ -314,6 +314,26 @@ async def test_a_paused_run_is_cancelled_and_nothing_waits(chat: Models, store: 
     assert (await statuses(session), session.info.waiting, await session.requirements()) == ([CANCELLED], False, [])
 
 
+async def test_a_paused_run_is_cancelled_while_another_has_the_session(chat: Models, store: Store) -> None:
+    @tool(confirm=True)
+    def pay() -> str:
+        raise AssertionError
+
+    agent = chat.agent([call("pay")], store=store, tools=[pay], name="desk")
+    paused = await agent.run("hi", session_id="s")
+    session = await there(agent, "s")
+    async with asyncio.timeout(10), (await there(agent, "s")).run():
+        assert await chat.agent([], store=store, name="another").cancel_run(paused.run_id, "s")
+    run = (await session.runs())[0]
+    assert (run.status, run.agent) == (CANCELLED, "desk")
+    assert [it.data()["outcome"] for it in await session.entries(kinds=("decision",))] == ["cancel"]
+    with pytest.raises(UsageError, match="decided"):
+        await agent.continue_run(paused, [paused.requirements[0].approve()])
+    events = await followed(agent, paused.run_id)
+    assert output_of(events).status == CANCELLED
+    assert [event.number for event in events] == sorted({event.number for event in events})
+
+
 async def test_what_can_not_be_followed_or_cancelled(chat: Models, memory: Store) -> None:
     agent = chat.agent(["yes"], store=memory)
     output = await agent.run("hi", session_id="s", user_id="ada")

@@ -18,7 +18,7 @@ from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
 from ..running import Run
-from ..runs import CANCELLED, COMPLETED, LEASE, WAIT
+from ..runs import COMPLETED, LEASE, WAIT
 from ..session import Session
 from ..store import Store
 from . import naming
@@ -304,9 +304,7 @@ class Agent:
         """
         session = await self._there(session_id, user_id)
         waits = [it for it in await session.requirements() if it.run_id == run_id]
-        if not waits:
-            return await session.cancel_run(run_id)
-        ended = (await self.continue_run(run_id, [waits[0].cancel()], session=session)).status == CANCELLED
+        ended = await session.cancel_run(run_id)
         if ended:
             await cancel_waiting(self.store, session, run_id, waits)
         return ended
