@@ -61,7 +61,7 @@ from .messages import (
 from .running import Run
 from .runs import Metrics, RunInfo
 from .session import Session
-from .state import State
+from .state import State, StateChange
 from .store import SessionManager, SessionPage, Store
 from .values import Tagged, register
 
@@ -111,6 +111,7 @@ __all__ = [
     "SessionNotFound",
     "SessionPage",
     "State",
+    "StateChange",
     "Store",
     "StoreClosed",
     "StoreError",

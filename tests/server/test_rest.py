@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import date
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from holdfast import Agent
+from holdfast import Agent, Store
 from holdfast.models import OpenAIChat
 from holdfast.recall import Recall
 from holdfast.runtime import Runtime
@@ -228,6 +229,23 @@ async def test_files_and_versions_of_state(app: FastAPI, client: httpx.AsyncClie
     is_problem(await client.get("/sessions/ada-1/files/b"), 404)
     versions = await get(client, "/sessions/ada-1/state-versions")
     assert versions["keys"] == {"plan": versions["version"] - 1}
+
+
+async def test_the_state_has_its_history(app: FastAPI, client: httpx.AsyncClient) -> None:
+    runtime = app.state.serving.runtime
+    telling = Store(runtime.store.backend, state_history=True)
+    session = await telling.session("ada-1")
+    for value in (1, 2):
+        session.state["n"] = value
+        await session.commit()
+    session.state["born"] = date(1815, 12, 10)
+    del session.state["n"]
+    await session.commit()
+    told = await get(client, "/sessions/ada-1/state-history?key=n")
+    assert [(it["value"], it["deleted"]) for it in told] == [(1, False), (2, False), (None, True)]
+    (born,) = await get(client, "/sessions/ada-1/state-history?last=1&key=born")
+    assert (born["key"], "1815-12-10" in str(born["value"])) == ("born", True)
+    is_problem(await client.get("/sessions/ada-1/state-history?last=0"), 422)
 
 
 async def test_a_search_finds_names(client: httpx.AsyncClient) -> None:

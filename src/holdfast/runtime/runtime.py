@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import Agent, InvalidValue, SessionManager, Store, UsageError
 from ..agents import RunOutput
-from ..store import Options
 from .loading import agents_in, all_at
 from .settings import Settings, read
 
@@ -44,8 +43,7 @@ class Runtime:
     def from_settings(cls, settings: Settings) -> Runtime:
         """A runtime as it is set up; `InvalidValue`, `UsageError` and `MissingExtra` say what can't be."""
         where = settings.session
-        options = Options(tenant=where.tenant, as_admin=False, ttl=where.seconds(), state_history=where.state_history)
-        store = Store.open(where.place(), cache=where.cache.size, **options)
+        store = Store.open(where.place(), cache=where.cache.size, **where.options())
         runtime = cls(store, settings=settings)
         for target in settings.agents:
             runtime.load(target)

@@ -97,6 +97,10 @@ class SessionSettings(Part, frozen=True):
             return self.url or "memory://"
         return _PLACES[self.type](getattr(self, self.type))
 
+    def options(self) -> dict[str, Any]:
+        """How the store is opened, beside its place and its cache."""
+        return {"tenant": self.tenant, "ttl": self.seconds(), "state_history": self.state_history}
+
     def seconds(self) -> float | None:
         """How long a session lives after its last use; None for ever."""
         own = getattr(getattr(self, self.type, None), "ttl", None) if self.url is None else None

@@ -67,9 +67,7 @@ def set_up(found: Found, serve: Serve) -> Runtime:
     runtime = Runtime(settings=settings)
     for target in agents:
         runtime.load(target)
-    if settings.session.tenant != runtime.store.tenant or settings.session.cache.size or settings.session.seconds():
-        return _within(runtime)
-    return runtime
+    return _within(runtime)
 
 
 def _within(runtime: Runtime) -> Runtime:

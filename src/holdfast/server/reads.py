@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
-from .. import Entry, FileInfo, RunInfo, RunOutput
+import msgspec
+
+from .. import Entry, FileInfo, RunInfo, RunOutput, StateChange
 from ..agents.record import Request, Sent
 from ..entries import MESSAGE
 from ..messages import to_otel
+from ..values import encode
 from .shapes import RequirementTold, RunInfoTold, SessionTold, Told, moment, plain
 from .spans import SpanTold, spans
 
@@ -132,6 +135,23 @@ class VersionsTold(Told):
 
     version: int
     keys: dict[str, int]
+
+
+class ChangeTold(Told):
+    """A key of the state was set to `value`, or deleted, by the commit that wrote entry `seq`."""
+
+    key: str
+    value: Any
+    deleted: bool
+    seq: int
+    time: datetime
+    run_id: str | None
+    agent: str | None
+
+    @classmethod
+    def of(cls, it: StateChange) -> ChangeTold:
+        told = None if it.deleted else msgspec.json.decode(encode(it.value))[1]
+        return cls(key=it.key, value=told, deleted=it.deleted, seq=it.seq, time=moment(it.time), run_id=it.run_id, agent=it.agent)
 
 
 class HitTold(Told):

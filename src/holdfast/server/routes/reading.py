@@ -13,7 +13,7 @@ from ...runtime import Runtime
 from ..callers import Caller, Whoever
 from ..paths import Whole
 from ..problems import not_found
-from ..reads import AsSentTold, EntriesTold, EntryTold, FileTold, HitTold, SearchTold, TryTold, VersionsTold
+from ..reads import AsSentTold, ChangeTold, EntriesTold, EntryTold, FileTold, HitTold, SearchTold, TryTold, VersionsTold
 from ..serving import Here
 from ..shapes import SessionTold
 
@@ -85,6 +85,19 @@ async def read_state_versions(session_id: Whole, caller: Whoever, here: Here) ->
     session = await here.session(caller, session_id)
     rows = {key: session.cells.rows[key].version for key in session.state}
     return VersionsTold(version=session.version, keys=rows)
+
+
+@router.get("/sessions/{session_id}/state-history", tags=["state"])
+async def read_state_history(
+    session_id: Whole,
+    caller: Whoever,
+    here: Here,
+    key: Annotated[str | None, Query(min_length=1, max_length=1024)] = None,
+    last: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> list[ChangeTold]:
+    """The newest changes of the state (of one key), in order, as far as the store was asked to tell them (`session.state_history`)."""
+    session = await here.session(caller, session_id)
+    return [ChangeTold.of(it) for it in await session.state_history(key, last=last)]
 
 
 @router.get("/search", tags=["sessions"])
