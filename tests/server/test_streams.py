@@ -13,6 +13,7 @@ from holdfast import Store, user
 from holdfast.server import create_app, feeds
 from holdfast.testing.model_server import Answer, ModelServer
 
+from ..servers import redis
 from .conftest import Sent, desk, events, serving, tail, until
 
 
@@ -201,6 +202,30 @@ async def test_the_tail_of_the_inbox_tells_what_changes(served: httpx.AsyncClien
     async with tail(served, "/events", last) as it:
         await it.until(lambda got: bool(got) and got[-1].name == "ready")
         assert it.named("session")[0]["last_line"] == "You said: three"
+
+
+async def test_a_database_that_tells_of_commits_is_not_asked_all_the_time(model: ModelServer) -> None:
+    with redis.server(redis.redis8()) as database:
+        async with serving(create_app(desk(model, database.url))) as here, serving(create_app(desk(model, database.url))) as there:
+            await run(here, "one")
+            async with tail(there, "/sessions/ada-1/events?after=0") as it:
+                await it.until(lambda got: len(seqs(got)) == 4)
+                await asyncio.sleep(0.5)
+                before = redis.ask(database.port, "INFO", "commandstats")
+                await asyncio.sleep(1.2)
+                assert asked(redis.ask(database.port, "INFO", "commandstats")) - asked(before) <= 1
+                await run(here, "two")
+                await it.until(lambda got: len(seqs(got)) == 8)
+                assert seqs(it.got) == list(range(1, 9))
+                await here.delete("/sessions/ada-1")
+                assert (await it.ended())[-1].name == "gone"
+
+
+def asked(stats: bytes) -> int:
+    """How many scripts a database has executed."""
+    return sum(
+        [int(line.partition(b"calls=")[2].partition(b",")[0]) for line in stats.splitlines() if b"evalsha" in line or b"fcall" in line]
+    )
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1.2.zz", "1" * 40, "1.2.3.4"])

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import msgspec
 
-from .. import Entry, SessionInfo, Store, StoreUnavailable
+from .. import Entry, HoldfastError, SessionInfo, Store, StoreUnavailable
 from ..agents.live import LIVE, Unstored
 from ..backend import BlobRange, Head, Key, ReadPlan, Snapshot, Watch, Window
 from ..ids import now
@@ -189,10 +189,14 @@ class Feed:
         return able.watch and not able.in_place and sum([it.watching for it in _feeds.values()]) < _WATCHES
 
     async def _watch(self) -> None:
+        """Look as soon as the database tells of a commit; where that ends, at the times of its own."""
         self.watching = True
-        with suppress(StoreUnavailable):  # then it looks by itself
-            async for _ in cast("Watch", self._store.backend).watch(self.key, 0):
-                self._nudged.set()
+        try:
+            with suppress(HoldfastError):
+                async for _ in cast("Watch", self._store.backend).watch(self.key, 0):
+                    self._nudged.set()
+        finally:
+            self._nudged.set()
 
 
 _feeds: dict[tuple[int, Key, asyncio.AbstractEventLoop], Feed] = {}
