@@ -267,6 +267,13 @@ def test_it_says_where_it_is(tmp_path: Path, model: ModelServer) -> None:
         assert (told["agents"], told["workers"], told["store"]) == (["desk"], 2, f"sqlite:///{tmp_path / 'holdfast.db'}")
         assert httpx.get(told["inbox"]).status_code == 200
         assert len(server.workers) == 2
+        old = server.workers
+        whole = (tmp_path / "desk.py").read_text("utf-8")
+        (tmp_path / "desk.py").write_text("nonsense(", "utf-8")
+        server.signal(signal.SIGHUP)
+        until(lambda: "the old ones stay" in (tmp_path / "serve.log").read_text("utf-8"))
+        assert server.workers == old
+        (tmp_path / "desk.py").write_text(whole, "utf-8")
         dead = min(server.workers)
         os.kill(dead, signal.SIGKILL)
         until(lambda: dead not in server.workers and len(server.workers) == 2)
