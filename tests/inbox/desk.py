@@ -15,6 +15,7 @@ import uvicorn
 from holdfast import Agent, Message, Store, Text, ToolCall, ToolResult, assistant, user
 from holdfast.agents import tool
 from holdfast.models import OpenAIResponses
+from holdfast.recall import Recall
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import Auth, Key, ServerSettings
 from holdfast.server import create_app
@@ -140,9 +141,12 @@ _RULES = (
 
 def runtime(model: ModelServer, store: str) -> Runtime:
     it = Runtime(store)
+    it.recall = recall = Recall(Store.open(store, as_admin=True), "memory://")
     of = OpenAIResponses(id="gpt-5.2", base_url=model.base_url, api_key="none")
     tools = [find_order, refund, send_again, count_stock]
-    it.register(Agent(of, name="desk", instructions="You help people with their orders. Be brief.", tools=tools))
+    it.register(
+        Agent(of, name="desk", instructions="You help people with their orders. Be brief.", tools=tools, middleware=[recall.keeper()])
+    )
     it.register(Agent(of, name="poet", instructions="You answer in verse."))
     return it
 

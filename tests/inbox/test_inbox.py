@@ -245,6 +245,18 @@ def test_rename_fork_search_export_and_delete(people: People) -> None:
     expect(rows(other).filter(has_text="(fork)")).to_have_count(0)
 
 
+def test_what_was_said_is_found(people: People) -> None:
+    page = people.person()
+    begin(page, "An erratic penguin asks")
+    first = here(page)
+    expect(page.locator(".end")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    page.keyboard.type("erratic penguin")
+    page.locator(".hit", has_text="An erratic penguin asks").first.click()
+    assert here(page) == first
+
+
 def test_the_agent_names_it(people: People) -> None:
     page = people.person()
     begin(page, "About a kettle")
@@ -340,7 +352,7 @@ def test_a_narrow_screen_shows_one_thing(people: People) -> None:
 
 def test_hostile_content_does_nothing(people: People) -> None:
     page = people.person(f"#/s/{HOSTILE}", size=NARROW)
-    expect(page.get_by_text("The end of it.")).to_be_visible()
+    expect(page.locator("main").get_by_text("The end of it.")).to_be_visible()
     for summary in page.locator(".turns summary").all():
         summary.click()
     assert page.evaluate("() => window.hacked") is None
@@ -441,8 +453,8 @@ def test_thousands_of_conversations_scroll(people: People) -> None:
 
 def test_older_messages_come_when_they_are_scrolled_to(people: People) -> None:
     page = people.person(f"#/s/{LONG}")
-    expect(page.get_by_text("Answer 199.")).to_be_visible()
-    expect(page.get_by_text("Question 0?")).to_have_count(0)
+    expect(page.locator("main").get_by_text("Answer 199.")).to_be_visible()
+    expect(page.locator("main").get_by_text("Question 0?")).to_have_count(0)
     page.locator(".log").evaluate("""async (log) => {
         while (!document.querySelector(".begin")) {
             log.scrollTop = 0;

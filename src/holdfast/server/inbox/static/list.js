@@ -35,7 +35,7 @@ export class List {
   start(filter) {
     this.filter = filter;
     this.round = (this.round ?? 0) + 1;
-    Object.assign(this, { items: [], places: new Map(), cursor: undefined, problem: null, loading: false, at: 0 });
+    Object.assign(this, { items: [], places: new Map(), cursor: undefined, problem: null, loading: false, at: 0, hits: null });
     this.clearRows();
     this.box.scrollTop = 0;
     this.more();
@@ -195,14 +195,23 @@ export class List {
     row.node.classList.toggle("current", place === this.at);
   }
 
+  /** What was said that fits the search, where the server has an index of it. */
+  async find(text) {
+    const round = this.round;
+    const { hits } = await get("search", { q: text, limit: 12 }).catch(() => ({ hits: null }));
+    if (round !== this.round || !hits?.length) return;
+    this.hits = hits;
+    this.draw();
+  }
+
+  /** What is below the rows; drawn anew only when it is something else. */
   drawNote() {
-    if (this.problem) {
-      const again = el("button.plain", { type: "button", onclick: () => this.more() }, "Try again");
-      fill(this.note, el("p", this.problem.message), again);
-    } else if (this.loading && !this.items.length) {
-      fill(this.note, Array.from({ length: 7 }, () => el("div.ghost", { "aria-hidden": "true" }, el("i"), el("i"))));
-    } else if (!this.items.length && this.done) fill(this.note, nothing(this.filter));
-    else fill(this.note, this.loading ? el("p", "Loading…") : null);
+    const empty = !this.items.length;
+    const says = this.problem ? "problem" : this.loading ? (empty ? "ghosts" : "loading") : this.done && this.hits ? "hits" : this.done && empty ? "nothing" : "";
+    const told = `${this.round} ${says}`;
+    if (told === this.told) return;
+    this.told = told;
+    fill(this.note, says && NOTES[says](this));
   }
 }
 
@@ -217,6 +226,19 @@ function rowOf(session) {
     el("span.line", { dir: "auto" }, plainly(session.last_line ?? "") || (status === "running" ? "…" : "")),
     el("span.who", [session.user_id, session.agent].filter(Boolean).map((it, place) => [place ? " · " : "", el("bdi", oneLine(it))])),
   );
+}
+
+const NOTES = {
+  problem: (list) => [el("p", list.problem.message), el("button.plain", { type: "button", onclick: () => list.more() }, "Try again")],
+  ghosts: () => Array.from({ length: 7 }, () => el("div.ghost", { "aria-hidden": "true" }, el("i"), el("i"))),
+  loading: () => el("p", "Loading…"),
+  nothing: (list) => nothing(list.filter),
+  hits: (list) => [el("h3", "In what was said"), list.hits.map((hit) => hitOf(hit, list))],
+};
+
+function hitOf(hit, list) {
+  const open = () => list.onOpen({ id: hit.session_id });
+  return el("button.hit", { type: "button", onclick: open }, el("span", { dir: "auto" }, plainly(hit.text).slice(0, 200)), el("small", [oneLine(hit.name ?? ""), " ", time(hit.time)]));
 }
 
 function nothing({ waiting, user_id, name, q }) {

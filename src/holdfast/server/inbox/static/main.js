@@ -48,6 +48,7 @@ class Page {
     this.all.setAttribute("aria-pressed", !waiting);
     this.waiting.setAttribute("aria-pressed", waiting);
     this.list.start({ ...(waiting && { waiting: true }), ...(user && { user_id: user }), ...(text && { name: text }) });
+    if (text) this.list.find(text);
   }
 
   // --- live ---
