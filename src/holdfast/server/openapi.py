@@ -67,13 +67,6 @@ _TELLS = {
 }
 """The events of each stream, by its operation."""
 _LOCATION = {"Location": {"description": "Where the run is read.", "schema": {"type": "string", "format": "uri-reference"}}}
-_AFTER = {
-    "name": "Last-Event-ID",
-    "in": "header",
-    "required": False,
-    "description": "The id of the event behind which to go on.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
-}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -117,7 +110,11 @@ def _describe(path: str, method: str, operation: dict[str, Any]) -> None:
     if name in (*_RUNS, *_FOLLOWS):
         responses["200"].setdefault("content", {})["text/event-stream"] = {"schema": _events(name)}
     if name in _FOLLOWS and not any(it["name"] == "Last-Event-ID" for it in operation.get("parameters", ())):
-        operation.setdefault("parameters", []).append(_AFTER)
+        pattern = r"^[0-9]{1,15}(\.[0-9]{1,15}(\.[0-9a-f]{1,12})?)?$" if name == "follow_session" else "^[0-9]{1,17}$"
+        behind = {"required": False, "schema": {"type": "string", "pattern": pattern}}
+        header = {"name": "Last-Event-ID", "in": "header", "description": "The id of the event behind which to go on.", **behind}
+        query = {"name": "after", "in": "query", "description": "The same, for who can't set a header.", **behind}
+        operation.setdefault("parameters", []).extend([header, query])
 
 
 def _json(model: str) -> dict[str, Any]:
