@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -47,7 +47,7 @@ class Spoken(BaseChatModel):
         async with AsyncOpenAI(base_url=self.base_url, api_key="none", max_retries=0) as client:
             answer = await client.chat.completions.create(model="m", messages=_sent(messages))
         message = answer.choices[0].message
-        calls = [{"name": it.function.name, "args": {}, "id": it.id} for it in message.tool_calls or [] if it.type == "function"]
+        calls: list[Any] = [{"name": it.function.name, "args": {}, "id": it.id} for it in message.tool_calls or [] if it.type == "function"]
         used: Any = answer.usage
         usage = {"input_tokens": used.prompt_tokens, "output_tokens": used.completion_tokens, "total_tokens": used.total_tokens}
         return ChatResult(generations=[ChatGeneration(message=AIMessage(message.content or "", tool_calls=calls, usage_metadata=usage))])  # type: ignore[arg-type]
@@ -59,9 +59,9 @@ class Spoken(BaseChatModel):
                 delta: Any = it.choices[0].delta if it.choices else None
                 if delta is None:
                     continue
-                calls = [
+                calls: list[Any] = [
                     {"name": each.function.name, "args": each.function.arguments or "", "id": each.id, "index": each.index}
-                    for each in delta.tool_calls or []
+                    for each in list[Any](delta.tool_calls or [])
                 ]
                 piece = ChatGenerationChunk(message=AIMessageChunk(delta.content or "", tool_call_chunks=calls))  # type: ignore[arg-type]
                 if run_manager is not None:
@@ -77,6 +77,10 @@ def _sent(messages: list[BaseMessage]) -> Any:
 Node = Callable[[MessagesState], Any]
 
 
+def calls_tool(state: MessagesState) -> str:
+    return "tool" if getattr(state["messages"][-1], "tool_calls", None) else END
+
+
 def graph_of(bot: Any, tool: Any = None, **options: Any) -> Any:
     builder = StateGraph(MessagesState)
     builder.add_node("bot", bot)
@@ -85,7 +89,7 @@ def graph_of(bot: Any, tool: Any = None, **options: Any) -> Any:
         builder.add_edge("bot", END)
     else:
         builder.add_node("tool", tool)
-        builder.add_conditional_edges("bot", lambda state: "tool" if getattr(state["messages"][-1], "tool_calls", None) else END)
+        builder.add_conditional_edges("bot", calls_tool)
         builder.add_edge("tool", "bot")
     return builder.compile(**options)
 
@@ -449,8 +453,11 @@ async def test_a_node_that_asks_twice(store: Store) -> None:
 
 
 async def test_two_nodes_that_ask_at_the_same_time(store: Store) -> None:
-    def asking(what: str) -> Node:
-        return lambda _: {"messages": [AIMessage(f"{what}: {interrupt(what)}")]}
+    def asking(what: str) -> Any:
+        def node(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [AIMessage(f"{what}: {interrupt(what)}")]}
+
+        return node
 
     builder = StateGraph(MessagesState)
     for name in ("one", "two"):
@@ -503,9 +510,17 @@ async def test_what_it_would_not_take_notice_of_is_refused(store: Store, options
         await agent_of(store, Bot(), **options).run("hi", session_id="s")
 
 
+class Nothing(TypedDict):
+    it: str
+
+
+def nothing(state: Nothing) -> Nothing:
+    return state
+
+
 def test_a_graph_without_messages_is_refused() -> None:
-    builder: Any = StateGraph(dict)
-    builder.add_node("bot", lambda state: state)
+    builder: Any = StateGraph(Nothing)
+    builder.add_node("bot", nothing)
     builder.add_edge(START, "bot")
     with pytest.raises(InvalidValue, match="no channel 'messages'"):
         GraphEngine(builder.compile())

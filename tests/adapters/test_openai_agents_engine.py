@@ -48,7 +48,8 @@ class Desk:
     """An agent with two tools over a scripted model; `done` is what its tools did."""
 
     def __init__(self, protocol: str, *answers: Any) -> None:
-        self.server = ModelServer(answers[0] if len(answers) == 1 and callable(answers[0]) else answers).__enter__()
+        given: Any = answers[0] if len(answers) == 1 and callable(answers[0]) else answers
+        self.server = ModelServer(given).__enter__()
         self.client = AsyncOpenAI(base_url=self.server.base_url, api_key="none", max_retries=0)
         self.model: Any = MODELS[protocol]("scripted", self.client)
         self.done: list[str] = []
@@ -122,10 +123,12 @@ def said(request: Request) -> list[str]:
     items: list[Any] = request.input
     for it in items:
         content: Any = it.get("content")
-        texts: list[str] = [content] if isinstance(content, str) else [part.get("text", "") for part in content or []]
+        texts: list[str] = [content] if isinstance(content, str) else [part.get("text", "") for part in list[Any](content or [])]
         found += [f"={text}" if it.get("role") == "tool" else text for text in texts if text]
         found += [f"={it['output']}"] if it.get("type") == "function_call_output" else []
-        calls: list[Any] = [it] if it.get("type") == "function_call" else [each["function"] for each in it.get("tool_calls") or []]
+        calls: list[Any] = (
+            [it] if it.get("type") == "function_call" else [each["function"] for each in list[Any](it.get("tool_calls") or [])]
+        )
         found += [f"{each['name']}({','.join(map(str, json.loads(each['arguments']).values()))})" for each in calls]
     return found
 
