@@ -22,9 +22,6 @@ let asking = null;
 /** Who is asked for a key when the server wants one: `ask(problem)` gives it, or null. */
 export const onKeyWanted = (ask) => (askForKey = ask);
 
-export const hasKey = () => sessionStorage.getItem(KEY) !== null;
-export const forgetKey = () => sessionStorage.removeItem(KEY);
-
 /** One segment of a path: an id may hold anything. */
 export const seg = (id) => encodeURIComponent(id).replace(/^\.+$/, (it) => it.replaceAll(".", "%2E"));
 

@@ -15,10 +15,10 @@ export const WORDS = { running: "running", waiting: "waits for you", error: "fai
 export const statusOf = (session) => session.status ?? (session.waiting ? "waiting" : session.running ? "running" : "idle");
 
 export class List {
-  /** `onOpen(session)`: a person wants to see it. */
-  constructor({ onOpen, onCount = () => {} }) {
+  /** `onOpen(session)`: a person wants to see it. `onPage()`: a page has come. */
+  constructor({ onOpen, onPage }) {
     this.onOpen = onOpen;
-    this.onCount = onCount;
+    this.onPage = onPage;
     this.rows = new Map();
     this.space = el("div.space");
     this.note = el("div.note", { role: "status" });
@@ -61,12 +61,12 @@ export class List {
       if (round !== this.round) return;
       this.cursor = page.cursor ?? null;
       page.items.forEach((it) => this.places.has(it.id) || this.push(it));
+      this.onPage();
     } catch (problem) {
       if (round !== this.round) return;
       this.problem = problem;
     }
     this.loading = false;
-    this.onCount(this.items.length, this.done);
     this.draw();
   }
 

@@ -13,7 +13,7 @@ import { pathOf } from "./turns.js";
 class Page {
   constructor() {
     this.filter = { waiting: false, user: "", text: "" };
-    this.list = new List({ onOpen: (session) => this.open(session.id) });
+    this.list = new List({ onOpen: (session) => this.open(session.id), onPage: () => this.refused && this.listen() });
     this.panel = new Panel({ onOpenSession: (id) => this.open(id) });
     this.panel.box.hidden = sessionStorage.getItem("holdfast.panel") !== "open" || innerWidth < 1100;
     this.main = el("main", { tabindex: "-1" });
@@ -54,6 +54,7 @@ class Page {
   // --- live ---
 
   listen() {
+    this.refused = false;
     follow("events", { onEvent: (name, data) => this.heard(name, data), onState: (state, problem) => this.state(state, problem) });
   }
 
@@ -64,6 +65,7 @@ class Page {
   }
 
   state(state, problem) {
+    this.refused = state === "ended" && problem.status === 401;
     this.offline.textContent = { live: "", away: "offline", ended: problem?.status === 401 ? "no key" : "not live" }[state];
   }
 

@@ -17,7 +17,6 @@ export class Turns {
     this.box = el("div.turns");
     this.calls = new Map();
     this.orphans = new Map();
-    this.began = new Map();
     this.seqs = new Set();
     this.speaking = null;
   }
@@ -116,10 +115,7 @@ export class Turns {
 
   run(entry) {
     const { status, attempt, metrics, error } = entry.data;
-    if (status === "running" || status === "queued") {
-      this.began.set(entry.run_id, Date.parse(entry.time));
-      return attempt > 1 && status === "running" ? line(`try ${attempt}`) : [];
-    }
+    if (status === "running" || status === "queued") return attempt > 1 && status === "running" ? line(`try ${attempt}`) : [];
     this.stopCalls(entry.run_id, status);
     if (status === "paused") return [];
     const used = metrics ?? {};
