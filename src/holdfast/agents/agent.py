@@ -24,7 +24,7 @@ from ..store import Store
 from . import naming
 from .around import ContextProvider, Middleware, Posthook, Prehook, check_around
 from .compaction import Compaction
-from .driving import Driving, Emit
+from .driving import Driving
 from .engine import Engine, Said, Turn, check_holds
 from .events import Event
 from .following import follow
@@ -34,6 +34,7 @@ from .orders import Crew, Instructions, Orders
 from .output import RunOutput
 from .stream import RunStream
 from .summaries import Summaries
+from .tale import Emit
 from .tools import checked_tools, name_of, options_of
 from .whole import invoked
 

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing, nullcontext
-from hashlib import blake2b
 from itertools import takewhile
 from typing import Any
 
 import msgspec
 
-from .. import entries as kinds
-from ..backend import BlobDrop, BlobPut, HeadPatch, Range, ReadPlan, Window
-from ..entries import INSTRUCTIONS, LIVE, Entry, NewEntry
-from ..errors import Conflict, Fenced, OutcomeUnknown, SessionNotFound, UsageError
-from ..ids import new_id, now
-from ..messages import Message, Text, to_otel
+from ..backend import BlobDrop, HeadPatch, Range, ReadPlan, Window
+from ..entries import LIVE, Entry
+from ..errors import Conflict, Fenced, SessionNotFound, UsageError
+from ..ids import now
+from ..messages import Message, to_otel
 from ..requirements import Requirement, entry_of
 from ..running import Run
-from ..runs import CANCELLED, COMPLETED, PAUSED, QUEUED, RUNNING, Metrics, Patience, through
+from ..runs import CANCELLED, COMPLETED, PAUSED, QUEUED, RUNNING, Metrics, Patience
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
 from .before import Before, final_note, held, look, open_calls, reruns, rewritten, said_or_done, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn, check_holds
-from .events import Event, HandedOver, ReasoningDelta, RunEnded, RunStarted, TextDelta, ToolAnswered, ToolCalled
+from .events import Event, HandedOver, RunEnded, RunStarted
 from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
 from .live import Live
@@ -37,11 +35,11 @@ from .members import cancel, run_id_of
 from .orders import Crew, Orders, made
 from .output import RunOutput, ended
 from .past import past_of
-from .sequence import Place, place_of, spoken, widths
+from .sequence import place_of
+from .tale import Emit, Tale
 from .tools import name_of, options_of
 from .watching import Watched
 
-Emit = Callable[[Event], None]
 _NOTHING = Before()
 MOST_HANDOVERS = 16
 """Times a conversation is handed over in one run, at most."""
@@ -55,29 +53,19 @@ class Driving:
         self.orders = orders
         self.session = orders.session
         self.run = Run(self.session, orders.run_id, crew.name)
-        self.run.more = self._more
-        self._told: list[Message] = []
-        """Messages of this run, stored or about to be."""
+        self.tale = Tale(self.run)
         self._given: list[Message] = []
-        """The same as hooks have left them so far."""
-        self._pending: list[Message] = []
-        self._notes: list[NewEntry] = []
-        self._partial = ""
+        """The run's messages as hooks have left them so far."""
         self._began = 0.0
         self._earlier = 0.0
         """Seconds that earlier tries of this run took."""
         self._used = Metrics()
-        self._blobs: tuple[BlobPut, ...] = ()
         self._acting = False
         self._before = _NOTHING
         self._still: tuple[int, int] | None = None
         self._plain: Any = None
         self._held: list[Requirement] = []
         self._service: str | None = None
-        self._place = Place()
-        self._streamed = 0
-        """Places of the pieces of the answer that comes in now."""
-        self._live: Live | None = None
         self._lost = False
         self._handed = False
         self._looked: Past | None = None
@@ -85,7 +73,7 @@ class Driving:
 
     async def go(self, emit: Emit) -> RunOutput:
         """Run; what happens is told to `emit` as it happens, the output last."""
-        self._listener = emit
+        self.tale.listener = emit
         await self.crew.store.tidy()
         if (outer := self.session.running_here()) is not None:
             self.session, self.run.root = outer
@@ -99,9 +87,9 @@ class Driving:
                 started = await self._begin(patience)
                 if started is not None:
                     output = await self._held_by_us(started)
-                    self._place.place += 1
+                    self.tale.place.place += 1
         output = output or self._settled()
-        emit(RunEnded(output, number=self._place.number))
+        emit(RunEnded(output, number=self.tale.place.number))
         return output
 
     async def _held_by_us(self, started: list[Entry]) -> RunOutput:
@@ -114,9 +102,9 @@ class Driving:
                 self._lost = True
                 task.cancel()
 
-        self._live = Live(self.run, lose) if self.orders.detached and self.run.root is None else None
+        live = self.tale.live = Live(self.run, lose) if self.orders.detached and self.run.root is None else None
         try:
-            async with self.session.holding(self.run, self.orders.lease, lose), self._live.telling() if self._live else nullcontext():
+            async with self.session.holding(self.run, self.orders.lease, lose), live.telling() if live else nullcontext():
                 return await self._body(started)
         except asyncio.CancelledError:
             if not self._lost or task.uncancel():
@@ -147,14 +135,14 @@ class Driving:
     async def _through(self, started: list[Entry]) -> RunOutput:
         self._go_on_duty()
         self.run.agent = self.crew.name
-        self._place.begin(self.run.attempt)
-        self._emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
+        self.tale.place.begin(self.run.attempt)
+        self.tale.emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
         for message in self._before.results:
-            self._emit_answers(message)
+            self.tale.emit_answers(message)
         if self._before.cancelled:
             await self._cancel_members()
             return await self._stop(CANCELLED)
-        if needs := waiting(self._before, open_calls(self._told), self.crew, self.run.id):
+        if needs := waiting(self._before, open_calls(self.tale.messages), self.crew, self.run.id):
             return await self._stop(PAUSED, needs)
         await self._hand_over_late()
         context = await self._context(started)
@@ -170,21 +158,6 @@ class Driving:
         if duty is not None:
             self.crew = msgspec.structs.replace(duty.on(self.session), duty=duty, agent=self.crew.agent, store=self.crew.store)
             self.run.window["model"] = self.crew.model
-
-    # --- telling ---
-
-    def _emit(self, event: Event) -> None:
-        """Tell an event under its number."""
-        before = self._place.place
-        told = self._place.tell(event)
-        self.run.place = self._place.place + 1
-        if isinstance(event, TextDelta | ReasoningDelta) and self._live is not None:
-            self._live.add(self.run.attempt, before, event)
-        self._listener(told)
-
-    def _emit_answers(self, message: Message) -> None:
-        for it in results_of(message):
-            self._emit(ToolAnswered(it.id, message.name, it.response))
 
     # --- beginning ---
 
@@ -218,7 +191,7 @@ class Driving:
             return Before(version=self.session.version)
         self._go_on_duty()
         found = await self.session.whole(found)
-        self._place = place_of(self.session.id, found)
+        self.tale.place = place_of(self.session.id, found)
         self.run.again, self.run.attempt = True, run.attempt + (run.status not in (PAUSED, QUEUED))
         self.run.counted = self._used = run.metrics
         self._earlier = run.metrics.seconds
@@ -228,10 +201,10 @@ class Driving:
         before = self._before
         kept = [it.message() for it in before.stored if it.seq not in before.stale]
         new = (*(() if kept else self.orders.input), *before.results)
-        self._told = [*kept, *new]
+        self.tale.messages = [*kept, *new]
         self.run.window = {"model": self.crew.model} | ({} if kept else {"given": len(new)})
         if isinstance(self.crew.instructions, str) and self.crew.duty is None:
-            self._instructed(self.crew.instructions)
+            self.tale.instructed(self.crew.instructions)
         outcome = await self.run.start(
             new,
             wait=wait,
@@ -240,12 +213,12 @@ class Driving:
             expect=before.version if self.orders.supplied else None,
             entries=tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in before.decided.values()),
             hide=tuple(Range(seq, seq) for seq in sorted(before.stale)),
-            blobs=self._blobs,
+            blobs=self.tale.blobs,
             drops=(BlobDrop(LIVE, self.run.id),) if self.run.again else (),
             patch=HeadPatch(waiting=await self._others_wait()) if before.decided else None,
             answer=ReadPlan(state_since=self.session.cells.synced, entries=self._window),
         )
-        self._blobs = ()
+        self.tale.blobs = ()
         assert outcome.snapshot is not None
         return outcome.snapshot.entries or []
 
@@ -263,13 +236,6 @@ class Driving:
     def _window(self) -> Window | None:
         return None if self._history is None else Window(limit=self._history.page, kinds=self._history.kinds)
 
-    def _instructed(self, text: str) -> None:
-        """Note which instructions the run has; their text is stored once."""
-        if text:
-            key = blake2b(text.encode(), digest_size=16).hexdigest()
-            self._blobs = (BlobPut(INSTRUCTIONS, key, "text/plain", text.encode(), if_absent=True),)
-            self.run.window["instructions"] = key
-
     # --- in the middle ---
 
     async def _context(self, started: list[Entry]) -> RunContext:
@@ -280,7 +246,7 @@ class Driving:
             self.run.window["history"] = past.record()
         if self._service is not None:
             self.run.window["service"] = self._service
-        self._given = rewritten(self._told, self._before.sent) if self._again else list(self._told)
+        self._given = rewritten(self.tale.messages, self._before.sent) if self._again else list(self.tale.messages)
         return RunContext(self.crew.agent, self.session, self.run.id, self._given, past.messages if past else [])
 
     @property
@@ -311,7 +277,7 @@ class Driving:
         summaries = self._history.summaries if self._history else None
         if summaries is None or self._looked is None or self.run.root is not None:
             return False
-        sizes = [*self._looked.fresh, (sum(map(tokens_of, self._told)), len(self._told))]
+        sizes = [*self._looked.fresh, (sum(map(tokens_of, self.tale.messages)), len(self.tale.messages))]
         return not self._looked.reached or summaries.due(sizes)
 
     async def _around(self, context: RunContext) -> None:
@@ -328,7 +294,7 @@ class Driving:
             if not self._handed:
                 return
             self._take_over()
-            own = rewritten(self._told, given)
+            own = rewritten(self.tale.messages, given)
         raise UsageError(f"run {self.run.id!r} of {self.session.key} was handed over more than {MOST_HANDOVERS} times: nobody answers")
 
     async def _ask(self, context: RunContext, input: list[Message]) -> None:
@@ -337,7 +303,7 @@ class Driving:
             check_holds(self.crew.engine, context.tools)
             more = {name_of(it): (it, options_of(it)) for it in context.tools}
             self.crew = msgspec.structs.replace(self.crew, by_name=self.crew.by_name | more)
-        rerun = reruns(self._before, open_calls(self._told))
+        rerun = reruns(self._before, open_calls(self.tale.messages))
         past, own = self._sent(context, input, frozenset(rerun))
         turn = Turn(
             messages=(*past, *own),
@@ -354,7 +320,7 @@ class Driving:
             watched=self._watching(),
         )
         self._acting = bool(rerun)
-        final = next((it for it in self._told for result in results_of(it) if result.id in self._before.final), None)
+        final = next((it for it in self.tale.messages for result in results_of(it) if result.id in self._before.final), None)
         if self._answered_by(final, context):
             return
         async with aclosing(self.crew.engine.run(turn)) as steps:
@@ -363,11 +329,11 @@ class Driving:
                     context.answer, self._plain = step.content, step.plain
                     return
                 if isinstance(step, Held):
-                    self._held = held(step, open_calls(self._told), self.crew, self.run.id)
+                    self._held = held(step, open_calls(self.tale.messages), self.crew, self.run.id)
                     return
                 if isinstance(step, Answered) and not step.failed and self.crew.options(step.message.name or "").final:
                     final = step.message
-                    self._notes.append(self._noted(final_note(results_of(final)[0].id or "")))
+                    self.tale.note(final_note(results_of(final)[0].id or ""))
                 await self._step(step)
                 if self._handed:
                     return
@@ -385,13 +351,10 @@ class Driving:
 
     def _answered_by(self, final: Message | None, context: RunContext) -> bool:
         """Whether a final tool's result is the answer: once nothing of its batch is open."""
-        if final is None or open_calls(self._told):
+        if final is None or open_calls(self.tale.messages):
             return False
         context.answer = _text(results_of(final)[0].response)
         return True
-
-    def _noted(self, body: bytes) -> NewEntry:
-        return NewEntry(new_id(), kinds.NOTE, body, self.run.id, self.crew.name, now())
 
     def _sent(self, context: RunContext, input: list[Message], open: frozenset[str]) -> tuple[list[Message], list[Message]]:
         """What the model is sent: the past with what was added to it, and this run so far."""
@@ -404,27 +367,27 @@ class Driving:
         changed = [] if context.input == self._given else [to_otel(it) for it in context.input]
         if added or changed or context.instructions:
             body = {"type": "sent", "context": added, "input": changed, "instructions": context.instructions}
-            self._notes.append(self._noted(msgspec.json.encode(body)))
+            self.tale.note(msgspec.json.encode(body))
 
     async def _instructions(self, context: RunContext) -> str | None:
         """The instructions of this run; those a function makes are noted now that it can see the session."""
         given = await made(self.crew.instructions, self.session)
         if callable(self.crew.instructions):
-            self._instructed(given or "")
+            self.tale.instructed(given or "")
         return "\n\n".join([text for text in (given, *context.instructions) if text]) or None
 
     async def _step(self, step: Any) -> None:
         """Store what an engine told, as far as it has to be stored now, and tell of it."""
         if isinstance(step, Delta):
-            self._delta(step)
+            self.tale.delta(step)
         elif isinstance(step, Said):
             await self._said(step)
         elif isinstance(step, Answered):
-            handed = self._hand_over([*self._told, step.message])
-            await self._tell(step.message, at_once=self._acting)
+            handed = self._hand_over([*self.tale.messages, step.message])
+            await self.tale.take(step.message, at_once=self._acting)
             for event in handed:
-                self._emit(event)
-            self._emit_answers(step.message)
+                self.tale.emit(event)
+            self.tale.emit_answers(step.message)
         else:
             raise UsageError(f"the engine {type(self.crew.engine).__name__} told {step!r:.80}: that is no step of a run")
 
@@ -434,15 +397,15 @@ class Driving:
         if not found:
             return []
         self._handed = True
-        self._notes.append(self.crew.duty.take(self.session, *found, self.run.id, self.crew.name))
+        self.tale.notes.append(self.crew.duty.take(self.session, *found, self.run.id, self.crew.name))
         return [HandedOver(*found)]
 
     async def _hand_over_late(self) -> None:
         """Where people gave the last result to an answer that hands over too: that was waiting for nothing else."""
-        if not self._before.handed and (handed := self._hand_over(self._told)):
-            await self._stored(self.run.add((), **self._more()))
+        if not self._before.handed and (handed := self._hand_over(self.tale.messages)):
+            await self.tale.stored(self.run.add((), **self.tale.more()))
             for event in handed:
-                self._emit(event)
+                self.tale.emit(event)
             self._take_over()
 
     def _take_over(self) -> None:
@@ -452,13 +415,6 @@ class Driving:
         self._handed = False
         self._go_on_duty()
         self.run.agent = self.crew.name
-
-    def _delta(self, step: Delta) -> None:
-        self._streamed += len(step.text)
-        if not step.reasoning:
-            self._partial += step.text
-            self.run.unsaved = (*self._pending, Message("assistant", (Text(self._partial),)))
-        self._emit(ReasoningDelta(step.text) if step.reasoning else TextDelta(step.text))
 
     async def _said(self, step: Said) -> None:
         calls = calls_of(step.message)
@@ -471,48 +427,7 @@ class Driving:
         self._acting = step.acts
         if self._service is not None and step.service is not None and not step.acts:
             self.session.service_session_id = step.service
-        self._pending += step.before
-        self._told += step.before
-        if not self._streamed:
-            for event in spoken(step.message):
-                self._emit(event)
-        else:
-            self._place.place += widths(step.message) - len(calls) - self._streamed
-        self._partial, self._streamed = "", 0
-        await self._tell(step.message, at_once=step.acts)
-        if not step.acts:
-            self._place.place += len(calls)
-        for call in calls if step.acts else ():
-            self._emit(ToolCalled(call.id, call.name, call.arguments))
-
-    async def _tell(self, message: Message, *, at_once: bool) -> None:
-        """Take a message of the run in: stored now, or with the next commit."""
-        self._told.append(message)
-        self._pending.append(message)
-        self.run.unsaved = tuple(self._pending)
-        if at_once:
-            await self._stored(self.run.add(self.run.unsaved, **self._more()))
-
-    def _more(self) -> dict[str, Any]:
-        """What goes along with the next commit."""
-        blobs, self._blobs = self._blobs, ()
-        notes, self._notes = self._notes, []
-        return {"blobs": blobs, "entries": tuple(notes)}
-
-    async def _stored(self, writing: Coroutine[Any, Any, Any]) -> None:
-        """End a write that holds all that is pending, also when this task is cancelled meanwhile: what is stored is not stored again."""
-
-        async def write() -> None:
-            try:
-                await writing
-            except OutcomeUnknown:
-                self.run.unsaved = ()
-                raise
-            self._pending, self.run.unsaved = [], ()
-            if self._live is not None:
-                self._live.stored()
-
-        await through(write())
+        await self.tale.said(step)
 
     def _count(self, **more: int) -> None:
         used = {name: getattr(self._used, name) + value for name, value in more.items()}
@@ -526,7 +441,7 @@ class Driving:
         if self.crew.member_of is None:
             return
         waited = {it.via.call for it in self._before.needs.asked.values() if it.via}
-        for call in open_calls(self._told):
+        for call in open_calls(self.tale.messages):
             found = self.crew.member_of(call, self.session) if call.id in waited else None
             if found is not None:
                 await cancel(found[0], found[1], run_id_of(self.run.id, str(call.id)))
@@ -534,36 +449,24 @@ class Driving:
     async def _finish(self, answer: Any) -> RunOutput:
         """Store the answer, and that the run is completed."""
         self._count()
-        said = next((it.text for it in reversed(self._told) if it.role == "assistant"), None)
+        said = next((it.text for it in reversed(self.tale.messages) if it.role == "assistant"), None)
         if not isinstance(answer, str):
             self.run.window["content"] = self._plain
         elif answer != said:
-            self._answer_anew(answer)
+            self.tale.answer_anew(answer)
         output = self._output(answer)
-        await self._stored(self.run.end(tuple(self._pending), **self._more()))
+        await self.tale.stored(self.run.end(tuple(self.tale.pending), **self.tale.more()))
         return output
-
-    def _answer_anew(self, answer: str) -> None:
-        """A hook or middleware has the last word: it is what was said; the model's own answer is kept for the record."""
-        message = Message("assistant", (Text(answer),))
-        if self._pending and self._pending[-1].role == "assistant" and not calls_of(self._pending[-1]):
-            body = {"type": "replaced", "message": to_otel(self._pending.pop())}
-            self._notes.append(self._noted(msgspec.json.encode(body)))
-            self._told.pop()
-        else:
-            self._emit(TextDelta(answer))
-        self._told.append(message)
-        self._pending.append(message)
 
     async def _stop(self, status: str, needs: Sequence[Requirement] = ()) -> RunOutput:
         """End without an answer: the run waits for people, or is over because of them."""
         self._count()
         output = self._output(None, status=status, requirements=tuple(needs))
-        more = self._more()
+        more = self.tale.more()
         new = [it for it in needs if it.id not in self._before.needs.asked]
         more["entries"] += tuple(entry_of(it, self.run.id, self.crew.name, now()) for it in new)
         patch = HeadPatch(waiting=True) if needs else None
-        await self._stored(self.run.end(tuple(self._pending), status, patch=patch, **more))
+        await self.tale.stored(self.run.end(tuple(self.tale.pending), status, patch=patch, **more))
         return output
 
     def _settled(self) -> RunOutput:
@@ -581,7 +484,7 @@ class Driving:
             status=status,
             requirements=requirements,
             metrics=self._used,
-            messages=tuple(self._told),
+            messages=tuple(self.tale.messages),
         )
 
 
