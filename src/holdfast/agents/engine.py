@@ -91,7 +91,8 @@ class Done(msgspec.Struct, frozen=True):
 class Held(msgspec.Struct, frozen=True, kw_only=True):
     """The end for now: of the last answer's calls, these (by id) wait for people's consent, for a result from elsewhere, or for others.
 
-    Calls that are neither named here nor answered have not been executed: they wait with those that are. `others`: calls that raised `tools.Waits`, with what they wait for.
+    Calls that are neither named here nor answered have not been executed: they wait with those that are. `others`: calls that raised
+    `tools.Waits`, with what they wait for.
     """
 
     confirm: tuple[str, ...] = ()
