@@ -75,7 +75,9 @@ class Serving:
         key = caller.tenant, caller.admin
         if key not in self._stores:
             own = self.runtime.store
-            self._stores[key] = Store(own.backend, **{**own.options, "tenant": caller.tenant, "as_admin": caller.admin})
+            options = own.options
+            options["tenant"], options["as_admin"] = caller.tenant, caller.admin
+            self._stores[key] = Store(own.backend, **options)
         return self._stores[key]
 
     def agent(self, caller: Caller, name: str | None) -> Agent:
