@@ -67,18 +67,28 @@ class RunDetailTold(RunInfoTold):
 class RequestTold(Told):
     """One request to the model: all messages but the instructions, and how many of them, at the end, the one before had not.
 
-    `answer` is null where none was stored, and `whole` false where it was broken off.
+    `answer` is null where none was stored, and `whole` false where it was broken off. `model` and `instructions` are others than those of
+    the request before where the conversation was handed over between the two.
     """
 
     messages: list[dict[str, Any]]
     new: int
     answer: dict[str, Any] | None
     whole: bool
+    model: str | None
+    instructions: str | None
 
     @classmethod
     def of(cls, it: Request) -> RequestTold:
         answer = None if it.answer is None else to_otel(it.answer)
-        return cls(messages=[to_otel(message) for message in it.messages], new=it.new, answer=answer, whole=it.whole)
+        return cls(
+            messages=[to_otel(message) for message in it.messages],
+            new=it.new,
+            answer=answer,
+            whole=it.whole,
+            model=it.model,
+            instructions=it.instructions,
+        )
 
 
 class TryTold(Told):

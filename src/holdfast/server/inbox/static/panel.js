@@ -148,7 +148,12 @@ function historyOf(changes) {
 function attempt(it, place, of) {
   const about = [of > 1 && `${place} of ${of}`, it.model, it.status].filter(Boolean).join(" · ");
   const instructions = it.instructions && el("details.fold", el("summary", "Instructions"), el("div.out", long(it.instructions, markdown)));
-  const requests = it.requests.map((request, number) => requestOf(request, number, it));
+  let had = it.instructions;
+  const requests = it.requests.map((request, number) => {
+    const other = request.instructions && request.instructions !== had ? (had = request.instructions) : null;
+    const about = other && el("details.fold", el("summary", `Instructions, ${oneLine(request.model ?? "")}`), el("div.out", long(other, markdown)));
+    return [about, requestOf(request, number, it)];
+  });
   return el("section.attempt", el("h3", exact(about)), instructions, requests.length ? requests : el("p.nothing", "Nothing was sent."), it.error && el("p.why", exact(it.error)));
 }
 
