@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import InvalidValue, Session, Store, UsageError
+from holdfast import InvalidValue, Session, Store, UsageError, user
 from holdfast.agents import Agent, HandedOver, Middleware, Posthook, Team, ToolAnswered, ToolCalled, tool
 from holdfast.runs import COMPLETED, PAUSED
 from holdfast.testing.model_server import Answer, Call, call
@@ -56,7 +56,7 @@ async def test_another_agent_answers_in_the_same_run_and_keeps_the_conversation(
     session = await there(desk.team, "s")
     assert [run.status for run in await session.runs()] == [COMPLETED, COMPLETED]
     handed = await session.entries(kinds=("handoff",))
-    assert [(it.agent, it.data()) for it in handed] == [("desk", {"agent": "billing", "reason": "it fits"})]
+    assert [(it.agent, it.data()) for it in handed] == [("desk", {"agent": "billing", "reason": "it fits", "team": "desk"})]
     assert session.get_all_keys() == []
     agents = [entry.agent for entry in await session.entries(kinds=("message",))]
     assert agents == ["desk", "desk", "desk", "billing", "desk", "billing"]
@@ -236,3 +236,24 @@ async def test_a_copy_and_an_import_are_with_whoever_has_the_conversation(chat: 
     assert (await desk.team.run("7", session=fork)).content == "in the fork"
     await store.import_([line async for line in store.export("s")], session_id="import")
     assert (await desk.team.run("7", session_id="import")).content == "in the import"
+
+
+async def test_a_handover_that_was_rewound_did_not_happen(chat: Models, store: Store) -> None:
+    desk = Desk(chat, store, ["Hello.", hand("billing"), "Back to the beginning.", "I am the desk."], ["Which order?"])
+    await desk.team.run("hi", session_id="s")
+    session = await there(desk.team, "s")
+    before = (await session.entries())[-1].seq
+    assert (await desk.team.run("refund", session_id="s")).agent == "billing"
+    early = await (await there(desk.team, "s")).fork("early", at=before)
+    assert (await desk.team.run("again", session_id=early.id)).agent == "desk"
+    await (await there(desk.team, "s")).rewind(to=before)
+    output = await desk.team.run("again", session_id="s")
+    assert (output.content, output.agent) == ("I am the desk.", "desk")
+
+
+async def test_who_has_a_long_conversation_is_known_though_the_handover_is_far_back(chat: Models, memory: Store) -> None:
+    desk = Desk(chat, memory, [hand("billing")], ["yes"] * 2)
+    await desk.team.run("hi", session_id="s")
+    session = await there(desk.team, "s")
+    await session.append(*[user(str(number)) for number in range(300)])
+    assert (await desk.team.run("still there?", session_id="s")).agent == "billing"

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..backend import BlobDrop, HeadPatch, Range, ReadPlan, Window
-from ..entries import LIVE, Entry
+from ..entries import HANDOFF, LIVE, Entry
 from ..errors import Conflict, Fenced, SessionNotFound, UsageError
 from ..ids import now
 from ..messages import Message, to_otel
@@ -133,7 +133,7 @@ class Driving:
             raise
 
     async def _through(self, started: list[Entry]) -> RunOutput:
-        self._go_on_duty()
+        self._go_on_duty(started)
         self.run.agent = self.crew.name
         self.tale.place.begin(self.run.attempt)
         self.tale.emit(RunStarted(self.run.id, self.session.id, self.run.attempt))
@@ -152,11 +152,13 @@ class Driving:
             return await self._stop(PAUSED, self._held)
         return await self._finish(context.answer)
 
-    def _go_on_duty(self) -> None:
+    def _go_on_duty(self, page: list[Entry] | None = None) -> None:
         """Where agents hand over to one another, the run is driven by who has the conversation."""
         duty = self.crew.duty
         if duty is not None:
-            self.crew = msgspec.structs.replace(duty.on(self.session), duty=duty, agent=self.crew.agent, store=self.crew.store)
+            whole = page is not None and self._window is not None and len(page) < (self._window.limit or 0)
+            crew = duty.on(self.session, page, whole=whole)
+            self.crew = msgspec.structs.replace(crew, duty=duty, agent=self.crew.agent, store=self.crew.store)
             self.run.window["model"] = self.crew.model
 
     # --- beginning ---
@@ -234,7 +236,10 @@ class Driving:
 
     @property
     def _window(self) -> Window | None:
-        return None if self._history is None else Window(limit=self._history.page, kinds=self._history.kinds)
+        if self._history is None:
+            return None
+        more = (HANDOFF,) if self.crew.duty is not None else ()
+        return Window(limit=self._history.page, kinds=(*self._history.kinds, *more))
 
     # --- in the middle ---
 

@@ -1,7 +1,7 @@
 """Agents that hand a conversation over to one another: one session, one run, and one of them on duty at a time.
 
-Who is on duty is kept in the session's state, under a key that no user can have. It changes with the commit that stores the answer to the
-call which hands over; so a run that was broken off goes on with whoever has the conversation.
+Who is on duty is kept in the session's state, under a key that no user can have, and told in the log. It changes with the commit that
+stores the answer to the call which hands over; so a run that was broken off goes on with whoever has the conversation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from .. import entries as kinds
-from ..entries import NewEntry
+from ..entries import Entry, NewEntry
 from ..errors import InvalidValue
 from ..ids import new_id, now
 from ..messages import Message
@@ -42,10 +42,15 @@ class Duty(msgspec.Struct, frozen=True):
     team: str
     crews: dict[str, Crew]
 
-    def on(self, session: Session) -> Crew:
-        """Who has this conversation."""
-        found = State(session, _ON_DUTY).get(self.team)
-        return self.crews.get(found) or next(iter(self.crews.values()))
+    def on(self, session: Session, page: list[Entry] | None = None, *, whole: bool = False) -> Crew:
+        """Who has this conversation, as the state says; as the newest entries say, where they tell of it.
+
+        Both are the same but after a rewind, or in a fork of an earlier place: what is hidden there, or was left out, did not happen.
+        `whole`: the page is the whole log.
+        """
+        told = [it["agent"] for entry in page or () if entry.kind == kinds.HANDOFF and (it := entry.data()).get("team") == self.team]
+        found = told[-1] if told else None if whole else State(session, _ON_DUTY).get(self.team)
+        return self.crews.get(str(found)) or next(iter(self.crews.values()))
 
     def handed(self, told: list[Message], by: str | None) -> tuple[str, str] | None:
         """To whom this agent hands over, and why, now that every call of the last answer has its result; None if to nobody else.
@@ -67,7 +72,8 @@ class Duty(msgspec.Struct, frozen=True):
     def take(self, session: Session, agent: str, reason: str, run_id: str, by: str | None) -> NewEntry:
         """Stage that this agent is on duty from the next commit on; the entry that tells of it."""
         State(session, _ON_DUTY)[self.team] = agent
-        return NewEntry(new_id(), kinds.HANDOFF, msgspec.json.encode({"agent": agent, "reason": reason}), run_id, by, now())
+        body = msgspec.json.encode({"agent": agent, "reason": reason, "team": self.team})
+        return NewEntry(new_id(), kinds.HANDOFF, body, run_id, by, now())
 
 
 def on_duty(team: Agent, leader: str, members: Mapping[str, Agent]) -> Duty:

@@ -94,7 +94,8 @@ class Telling:
             elif entry.kind == kinds.MESSAGE:
                 yield from self._message(entry.message(), replaced, ends)
             elif entry.kind == kinds.HANDOFF:
-                yield self.place.tell(HandedOver(**entry.data()))
+                told = entry.data()
+                yield self.place.tell(HandedOver(told["agent"], told["reason"]))
 
     def _status(self, entry: Entry, event: RunEvent) -> Iterator[Event]:
         self.place.begin(event.attempt)
