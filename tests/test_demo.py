@@ -40,10 +40,6 @@ def test_the_demo_kills_its_app_and_shows_that_nothing_is_lost() -> None:
     assert "MISSING" not in out
     assert out.endswith("\n\nNothing lost: 9 of 9 stored messages were sent again after the restart.\n")
     assert all(len(line) <= demo.WIDE for line in out.splitlines() if "sqlite:///" not in line)
-
-
-def test_the_command_it_names_works() -> None:
-    out = run().stdout
     line = re.search(r"look further +(.+)", out)
     assert line
     shown = subprocess.run(line[1].split(), capture_output=True, text=True, check=True)

@@ -42,7 +42,7 @@ FILES = [
 @pytest.fixture(scope="module")
 def paths() -> set[str]:
     """The routes of the server."""
-    app = create_app(Runtime("memory://"))
+    app = create_app(Runtime(Store.open("memory://")))
     return set(app.openapi()["paths"])
 
 
@@ -127,7 +127,7 @@ def test_the_image_runs_as_nobody_special_and_listens_where_it_says(dockerfile: 
 
 
 def test_what_the_image_serves_is_an_agent() -> None:
-    runtime = Runtime("memory://")
+    runtime = Runtime(Store.open("memory://"))
     assert runtime.load(str(DOCKER / "app.py")) == ["desk"]
     assert isinstance(runtime.agent(), Agent)
 

@@ -227,7 +227,7 @@ async def test_messages_that_a_graph_took_out_of_its_memory_stay_in_the_record(s
 
 async def test_found_by_its_class() -> None:
     bot = Bot()
-    runtime = Runtime("memory://")
+    runtime = Runtime(Store.open("memory://"))
     agent = runtime.register(graph_of(bot), "graph")
     assert runtime.register(graph_of(Bot(), name="named")).name == "named"
     with pytest.raises(InvalidValue, match="has no name"):

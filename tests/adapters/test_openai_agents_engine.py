@@ -211,7 +211,7 @@ class ScriptedEngine:
 
 
 async def test_found_by_its_class(desk: Desks) -> None:
-    runtime = Runtime("memory://")
+    runtime = Runtime(Store.open("memory://"))
     agent = runtime.register(desk("Hello.", "Again.").agent())
     assert (agent.name, runtime.agent("desk")) == ("desk", agent)
     assert (await agent.runner.run(agent, Session(id="s"), "hi")).content == "Hello."

@@ -16,17 +16,18 @@ FILES = (
     "extensions/memory/test_encrypt_session.py",
     "test_hitl_session_scenario.py",
 )
-ENOUGH = 100
+ENOUGH, FEW = 100, 10
 
 
 def test_the_sdks_own_tests_of_sessions_pass(url: str, tmp_path: Path) -> None:
     root, report = SDK.unpack(tmp_path, "tests", "pyproject.toml"), tmp_path / "report.json"
+    files, enough = (FILES, ENOUGH) if url.startswith("redis") else (FILES[:1], FEW)  # how they are stored does not depend on the rest
     command = [sys.executable, "-m", "pytest", "-q", "-p", "swap", "-p", "no:cacheprovider", "--tb=short"]
     environment = os.environ | {"PYTHONPATH": str(HERE), "JUDGE_REPORT": str(report), "JUDGE_STORE": url}
     done = subprocess.run(
-        [*command, *(f"tests/{file}" for file in FILES)], cwd=root, env=environment, capture_output=True, text=True, check=False
+        [*command, *(f"tests/{file}" for file in files)], cwd=root, env=environment, capture_output=True, text=True, check=False
     )
     assert report.exists(), done.stdout + done.stderr
     outcomes = json.loads(report.read_text("utf-8"))
     known = {test: reason for test, reason in expected().items() if test in outcomes}
-    assert complaints(outcomes, known, enough=ENOUGH) == [], done.stdout[-50_000:]
+    assert complaints(outcomes, known, enough=enough) == [], done.stdout[-50_000:]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import holdfast.server.inbox
-from holdfast import Agent
+from holdfast import Agent, Store
 from holdfast.models import OpenAIResponses
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import ServerSettings
@@ -22,7 +22,7 @@ LARGEST = 150_000
 
 @asynccontextmanager
 async def client(*, inbox: bool = True) -> AsyncGenerator[httpx.AsyncClient]:
-    runtime = Runtime("memory://")
+    runtime = Runtime(Store.open("memory://"))
     runtime.register(Agent(OpenAIResponses(id="gpt-5.2", api_key="none"), name="desk"))
     transport = httpx.ASGITransport(create_app(runtime, ServerSettings(inbox=inbox)))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as it:

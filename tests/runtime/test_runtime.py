@@ -39,17 +39,21 @@ def agent(name: str | None = "desk", **options: Any) -> Agent:
     return Agent(Echo(), name=name, **options)
 
 
+def forget() -> None:
+    """Modules that tests make, these here and others in this process."""
+    for name in [name for name in sys.modules if name.startswith("shop")]:
+        del sys.modules[name]
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """A folder of a test's own, a process without a runtime, and modules that are forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(the_module, "_own", [])
     monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
+    forget()
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("shop"):
-            del sys.modules[name]
+    forget()
     holdfast.sync.Store.shared("sqlite:///holdfast.db").close()
 
 

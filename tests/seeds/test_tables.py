@@ -13,4 +13,4 @@ def test_every_test_of_the_tables_is_there() -> None:
     named = {it for row in rows for it in re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+", row.rstrip("| ").rpartition("|")[2])}
     there = set(re.findall(r"^(?:async )?def test_(\w+)", "\n".join(FILES.values()), re.MULTILINE))
     assert len(named) > 60
-    assert named - there == {"test_around", "test_kern_flows"}
+    assert named - there == {"test_agent_kernel_served", "test_around", "test_kern_flows"}

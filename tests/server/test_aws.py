@@ -272,7 +272,7 @@ async def created(port: int, table: str) -> None:
 @pytest.fixture
 def plain() -> Generator[Lambda]:
     """An application that answers what the server seldom does."""
-    app = create_app(Runtime("memory://"), ASKED)
+    app = create_app(Runtime(Store.open("memory://")), ASKED)
     app.user_middleware.clear()
     app.router.routes.clear()
     add_routes(app)

@@ -89,7 +89,7 @@ async def test_one_key_for_two_inputs_is_refused(client: httpx.AsyncClient, mode
 async def test_a_run_that_failed_goes_on_when_it_is_repeated(model: ModelServer) -> None:
     answers = iter([Answer(status=400), Answer(text="Here I am.")])
     with ModelServer(lambda request: next(answers)) as other:
-        runtime = Runtime("memory://")
+        runtime = Runtime(Store.open("memory://"))
         runtime.register(Agent(OpenAIChat(id="gpt-5.2", base_url=other.base_url, api_key="none"), name="desk"))
         app = create_app(runtime)
         transport = httpx.ASGITransport(app)
@@ -322,7 +322,7 @@ async def test_nothing_of_a_provider_that_failed_is_told(caplog: pytest.LogCaptu
     with ModelServer(
         lambda request: Answer(status=400, raw={"error": {"message": f"the key {secret} is not good", "type": "auth"}})
     ) as model:
-        runtime = Runtime("memory://")
+        runtime = Runtime(Store.open("memory://"))
         runtime.register(Agent(OpenAIChat(id="gpt-5.2", base_url=model.base_url, api_key=secret), name="desk"))
         async with serving(create_app(runtime)) as client:
             response = await client.post("/run", json={"message": "hello", "session_id": "ada-1"})
