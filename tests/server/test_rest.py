@@ -12,13 +12,14 @@ import pytest
 from fastapi import FastAPI
 
 from holdfast import Agent, Store
+from holdfast.agents import Team
 from holdfast.models import OpenAIChat
 from holdfast.recall import Recall
 from holdfast.runtime import Runtime
 from holdfast.server import create_app
-from holdfast.testing.model_server import Answer, ModelServer
+from holdfast.testing.model_server import Answer, ModelServer, call
 
-from .conftest import events, serving, until
+from .conftest import events, refund, serving, until
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 
@@ -96,6 +97,20 @@ async def test_a_run_that_failed_goes_on_when_it_is_repeated(model: ModelServer)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             await run(client, "hello", key="k1", status=502)
             assert (await run(client, "hello", key="k1"))["content"] == "Here I am."
+
+
+async def test_whoever_was_handed_the_conversation_goes_on_under_the_name_that_is_served(app: FastAPI, client: httpx.AsyncClient) -> None:
+    answers = iter([call("hand_over", agent="money"), call("refund", order="7"), "It is on its way."])
+    with ModelServer(lambda request: next(answers)) as other:
+        model = OpenAIChat(id="gpt-5.2", base_url=other.base_url, api_key="none")
+        money = Agent(model, name="money", tools=[refund])
+        app.state.serving.runtime.register(Team(model, members=[money], mode="handoff"), "front")
+        paused = await run(client, "my money", agent="front", session_id="ada-1")
+        assert (paused["status"], paused["agent"]) == ("paused", "money")
+        (needs,) = paused["requirements"]
+        place = f"/sessions/ada-1/runs/{paused['run_id']}/decisions"
+        response = await client.post(place, json={"decisions": [{"requirement": needs["id"], "outcome": "approve"}]})
+        assert response.json()["content"] == "It is on its way."
 
 
 # --- in the background, and one at a time ----------------------------------------------------------------------------

@@ -105,11 +105,11 @@ class Agent:
         """What its runs need of it; for what is made of agents."""
         return self._crew
 
-    def on(self, store: Store) -> Self:
-        """This agent over another store; the two share everything else."""
+    def on(self, store: Store, name: str | None = None) -> Self:
+        """This agent over another store, under this name where it has none; the two share everything else."""
         other = copy(self)
-        other.store, other._forgets = store, False
-        other._crew = msgspec.structs.replace(self._crew, agent=other, store=store)
+        other.store, other._forgets, other.name = store, False, self.name or name
+        other._crew = msgspec.structs.replace(self._crew, agent=other, store=store, name=self._crew.name or name)
         return other
 
     @property

@@ -69,7 +69,7 @@ class Runtime:
             raise InvalidValue(f"two agents are called {called!r}: register one of them under another name")
         if self._store is None and it.keeps:
             self._store = it.store
-        self._agents[called] = it.on(self.store)
+        self._agents[called] = it.on(self.store, called)
         return self._agents[called]
 
     def deregister(self, name: str) -> None:

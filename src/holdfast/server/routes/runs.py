@@ -166,7 +166,7 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
     if found is None:
         raise not_found(f"run {run_id!r} in session {session_id!r}")
     _check_open(given, told(log))
-    agent = here.agent(caller, _agent_of(here, found.agent or session.info.agent))
+    agent = here.agent(caller, _agent_of(here, found.agent, session.info.agent))
     under = Under(agent, run_id, session_id, caller.user)
     made = [decision(it) for it in given.decisions]
     options: dict[str, Any] = {"session_id": session_id, "user_id": caller.user, "lease": here.settings.lease}
@@ -190,8 +190,13 @@ def _check_open(given: Decisions, needs: Needs) -> None:
             raise Problem(409, f"requirement {it.requirement!r} was decided already: {needs.decided[it.requirement].outcome}")
 
 
-def _agent_of(here: Serving, name: str | None) -> str | None:
-    return name if name in here.runtime.agents else None
+def _agent_of(here: Serving, *names: str | None) -> str | None:
+    """Under which name the agent is served that had one of these; a member that was handed the conversation is not served itself."""
+    for name in names:
+        for served, it in here.runtime.agents.items():
+            if name is not None and name in (served, it.name):
+                return served
+    return None
 
 
 @router.post("/sessions/{session_id}/runs/{run_id}/cancel")
