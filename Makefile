@@ -10,8 +10,8 @@ help: ## list the targets
 demo: .venv/.ready ## see it work
 	@.venv/bin/python examples/demo.py
 
-test: .venv/.ready ## run the tests, in two processes
-	@.venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+test: .venv/.ready ## run the tests, in three processes
+	@.venv/bin/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 docs: .venv/.ready ## run the code blocks of the documentation
 	@.venv/bin/python -m pytest tests/test_docs.py $(ARGS)

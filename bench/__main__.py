@@ -19,7 +19,7 @@ from rich.table import Table
 
 import holdfast
 
-from . import agent, langgraph, openai_agents, recall, serve
+from . import agent, langgraph, openai_agents, recall, serve, tails
 from .flushes import counting_vfs, flushes, seconds
 from .subjects import ANSWER, QUESTION, SUBJECTS, Async, Blocking, Raw, Subject, async_turn
 
@@ -314,6 +314,23 @@ def serve_table(quick: bool) -> None:
         console.print(table)
 
 
+def tails_table(quick: bool) -> None:
+    """Live tails of one worker, and the first page of the inbox."""
+    many = 200 if quick else 1_000
+    for sessions in (1, many):
+        with folder("real disk") as path:
+            it = asyncio.run(tails.measure(path, many, sessions, 5 if quick else 20))
+        late = (
+            f"the last has a run's end {statistics.median(it.delays) * 1e3:.0f} ms after its answer ({max(it.delays) * 1e3:.0f} at worst)"
+        )
+        console.print(f"{many:,} tails of {sessions:,} sessions: open in {it.opened:.1f} s; {late}; {it.wrong} missed or were told twice")
+    count = 2_000 if quick else 100_000
+    with folder("real disk") as path:
+        times = asyncio.run(tails.first_page(path, count, 20 if quick else 100))
+    told = f"{statistics.median(times) * 1e3:.1f} ms, {max(times) * 1e3:.1f} at worst"
+    console.print(f"first page of the inbox, 50 of {count:,} sessions with their last lines, over HTTP: {told}")
+
+
 TABLES = {
     "agent": agent_table,
     "turns": turns_table,
@@ -324,6 +341,7 @@ TABLES = {
     "langgraph": langgraph_table,
     "recall": recall_table,
     "serve": serve_table,
+    "tails": tails_table,
 }
 
 

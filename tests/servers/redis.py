@@ -154,7 +154,7 @@ def _whole(port: int) -> bool:
 
 def ask(port: int, *words: object) -> bytes:
     """The raw answer of a server to one command: without its type and length where it is one string; errors come as text."""
-    with socket.create_connection(("127.0.0.1", port), 5) as it:
+    with socket.create_connection(("127.0.0.1", port), 30) as it:
         parts = [str(word).encode() for word in words]
         it.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in (*parts,)))
         it.sendall(b"*1\r\n$4\r\nPING\r\n")

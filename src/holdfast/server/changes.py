@@ -25,6 +25,7 @@ from .callers import Whoever
 from .lines import lines
 from .serving import Here
 from .shapes import SessionTold
+from .shared import Shared, shared
 from .tails import Told
 
 EVERY = 0.5
@@ -49,7 +50,7 @@ class Round:
         self.told = told
 
 
-class Changes:
+class Changes(Shared):
     """One caller's, given by `changes`. `user_id` None: everybody's sessions."""
 
     def __init__(self, store: Store, user_id: str | None) -> None:
@@ -61,14 +62,7 @@ class Changes:
         self._cursor: str | None = None
         self._since = self._next = datetime.now(UTC) - _SKEW
         self._rounds: deque[Round] = deque(maxlen=_KEPT)
-        self._moved = asyncio.Event()
-        self._error: Exception | None = None
-        self.readers = 0
-        self._task = asyncio.create_task(self._run())
-
-    @property
-    def over(self) -> bool:
-        return self._task.done()
+        super().__init__()
 
     @property
     def number(self) -> int:
@@ -78,22 +72,14 @@ class Changes:
     async def started(self) -> None:
         """Wait for the first round: what changes behind it is told."""
         while not self._rounds:
-            await self._wait()
-
-    def end(self) -> None:
-        self._task.cancel()
+            await self.moved()
 
     async def since(self, number: int) -> list[Round] | None:
         """The rounds behind this number in which something had changed, as soon as there are some; None where not all are kept any more."""
         while self.number <= number:
-            await self._wait()
+            await self.moved()
         first = self._rounds[0].number
         return [it for it in self._rounds if it.number > number] if first <= number + 1 else None
-
-    async def _wait(self) -> None:
-        if self._error is not None:
-            raise self._error
-        await self._moved.wait()
 
     async def missed(self, since: datetime) -> list[Told]:
         """The sessions that were written to after this time, as far as a bounded look finds them."""
@@ -108,16 +94,13 @@ class Changes:
 
     # --- looking ---
 
-    async def _run(self) -> None:
-        try:
-            await self._look(first=True)
-            while True:
-                await asyncio.sleep(EVERY * max(1.0, len(_open) / _MANY) * random.uniform(0.8, 1.0))
-                with suppress(StoreUnavailable):  # the next round may get through
-                    await self._look()
-        except Exception as error:  # each reader is told, and maps it
-            self._error = error
-            self._moved.set()
+    async def run(self) -> None:
+        """Look, and again after a while."""
+        await self._look(first=True)
+        while True:
+            await asyncio.sleep(EVERY * max(1.0, len(_open) / _MANY) * random.uniform(0.8, 1.0))
+            with suppress(StoreUnavailable):  # the next round may get through
+                await self._look()
 
     async def _look(self, *, first: bool = False) -> None:
         page = await self._store.list(user_id=self._user, limit=_NEWEST)
@@ -132,7 +115,7 @@ class Changes:
         self._remember([it.id for it in changed], deleted)
         self._known = {id: mark for id, mark in self._known.items() if id in there or id in self._lately}
         if first or changed or deleted:
-            self._tell(await self._told(changed) + [Told("deleted", _json({"id": id}), _id()) for id in deleted])
+            self._found(await self._told(changed) + [Told("deleted", _json({"id": id}), _id()) for id in deleted])
 
     def _remember(self, changed: list[str], deleted: list[str]) -> None:
         """Those that changed lately are likely to change again."""
@@ -177,10 +160,9 @@ class Changes:
         told = [SessionTold.of(it, *more) for it, more in zip(found, beside, strict=True)]
         return [Told("session", it.model_dump_json(), _id()) for it in told]
 
-    def _tell(self, told: list[Told]) -> None:
+    def _found(self, told: list[Told]) -> None:
         self._rounds.append(Round(self.number + 1, told))
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        self.tell()
 
 
 def _json(data: Any) -> str:
@@ -201,19 +183,8 @@ _open: dict[tuple[int, str, str | None, asyncio.AbstractEventLoop], Changes] = {
 async def changes(store: Store, user_id: str | None) -> AsyncGenerator[Changes]:
     """A caller's, shared with all clients of the same caller."""
     place = id(store.backend), store.tenant, user_id, asyncio.get_running_loop()
-    it = _open.get(place)
-    if it is None or it.over:
-        it = _open[place] = Changes(store, user_id)
-    it.readers += 1
-    try:
-        await it.started()
+    async with shared(_open, place, lambda: Changes(store, user_id)) as it:
         yield it
-    finally:
-        it.readers -= 1
-        if it.readers == 0:
-            it.end()
-            if _open.get(place) is it:
-                del _open[place]
 
 
 async def changes_told(store: Store, user_id: str | None, since: int | None) -> AsyncGenerator[Told]:

@@ -21,6 +21,7 @@ from ..agents.live import LIVE, Unstored
 from ..backend import BlobRange, Head, Key, ReadPlan, Snapshot, Watch, Window
 from ..ids import now
 from ..info import info_of
+from .shared import Shared, shared
 
 SHORT, LONG = 0.02, 0.5
 """Seconds between two looks, while something comes and while nothing does."""
@@ -82,24 +83,16 @@ def _live(snapshot: Snapshot) -> dict[str, Unstored]:
     return {it.key: msgspec.json.decode(it.data or b"", type=Unstored) for it in snapshot.blobs or []}
 
 
-class Feed:
+class Feed(Shared):
     """One session's, given by `feed`. What it shows is to be kept from those it is not for by whoever reads it."""
 
     def __init__(self, store: Store, session_id: str) -> None:
         self._store = Store(store.backend, tenant=store.tenant, as_admin=True)
         self.key = Key(store.tenant, session_id)
-        self.readers = 0
         self.watching = False
         self._batches: deque[Batch] = deque(maxlen=KEPT)
-        self._moved = asyncio.Event()
         self._nudged = asyncio.Event()
-        self._error: Exception | None = None
-        self._task = asyncio.create_task(self._run())
-
-    @property
-    def over(self) -> bool:
-        """Whether it looks no more."""
-        return self._task.done()
+        super().__init__()
 
     @property
     def newest(self) -> Batch:
@@ -109,40 +102,25 @@ class Feed:
     async def started(self) -> None:
         """Wait until it has looked for the first time."""
         while not self._batches:
-            await self._wait()
+            await self.moved()
 
     async def since(self, number: int) -> list[Batch] | None:
         """The batches behind this number, as soon as there are some; None where they are not all kept any more."""
         while self.newest.number <= number:
-            await self._wait()
+            await self.moved()
         kept = self._batches[0].number
         return [it for it in self._batches if it.number > number] if kept <= number + 1 else None
 
-    def end(self) -> None:
-        """Look no more."""
-        self._task.cancel()
-
-    async def _wait(self) -> None:
-        if self._error is not None:
-            raise self._error
-        await self._moved.wait()
-
-    def _tell(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
-
     # --- looking ---
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Look, soon again while something comes, until the session is gone."""
         watch = asyncio.create_task(self._watch()) if self._can_watch() else None
         wait = SHORT
         try:
             while not self._batches or self.newest.head is not None:
                 wait = SHORT if await self._look() else min(wait * 1.5, LONG)
                 await self._rest(wait if watch is None or watch.done() or self.newest.mark[-1] else _WATCHED)
-        except Exception as error:  # each reader is told, and maps it
-            self._error = error
-            self._tell()
         finally:
             if watch is not None:
                 watch.cancel()
@@ -159,7 +137,7 @@ class Feed:
         if not batch.tells(before):
             return False
         self._batches.append(batch)
-        self._tell()
+        self.tell()
         return True
 
     async def _whole(self, entries: list[Entry]) -> list[Entry]:
@@ -207,19 +185,8 @@ _feeds: dict[tuple[int, Key, asyncio.AbstractEventLoop], Feed] = {}
 async def feed(store: Store, session_id: str) -> AsyncGenerator[Feed]:
     """The feed of a session, shared with everybody who reads it meanwhile."""
     place = id(store.backend), Key(store.tenant, session_id), asyncio.get_running_loop()
-    it = _feeds.get(place)
-    if it is None or it.over:
-        it = _feeds[place] = Feed(store, session_id)
-    it.readers += 1
-    try:
-        await it.started()
+    async with shared(_feeds, place, lambda: Feed(store, session_id)) as it:
         yield it
-    finally:
-        it.readers -= 1
-        if it.readers == 0:
-            it.end()
-            if _feeds.get(place) is it:
-                del _feeds[place]
 
 
 def under_way() -> int:
