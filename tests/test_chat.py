@@ -275,9 +275,9 @@ def test_a_model_without_an_agent(desk: Desk) -> None:
 
 
 def test_the_store_is_the_one_named_the_agents_own_or_the_default(desk: Desk) -> None:
-    desk.file.write_text(desk.file.read_text().replace('name="desk"', 'name="desk", store="sqlite:///own.db"'))
+    desk.file.write_text(desk.file.read_text().replace('name="desk"', 'name="desk", store="sqlite:///desks-own.db"'))
     assert CliRunner().invoke(app, ["chat", str(desk.file)], input="mine\n").exit_code == 0
-    assert (Path("own.db").exists(), Path("holdfast.db").exists(), Path("chat.db").exists()) == (True, False, False)
+    assert (Path("desks-own.db").exists(), Path("holdfast.db").exists(), Path("chat.db").exists()) == (True, False, False)
     desk.ask("theirs")
     assert desk.said() == ["theirs", "You said: theirs"]
 
