@@ -9,7 +9,7 @@ from ..backend import BlobRange, ReadPlan, Window
 from ..entries import LIVE, Entry
 from ..errors import InvalidValue, UsageError
 from ..requirements import told
-from ..runs import PAUSED, QUEUED, RUNNING, RunInfo, fold, pause
+from ..runs import COMPLETED, PAUSED, QUEUED, RUNNING, RunInfo, fold, pause
 from ..session import Session
 from .events import Event, RunEnded
 from .live import unstored
@@ -51,6 +51,6 @@ async def follow(session: Session, run_id: str, after: int = 0) -> AsyncGenerato
 
 def output_of(session: Session, run: RunInfo, log: list[Entry]) -> RunOutput:
     """What a run that is over for now gave, from its entries."""
-    there = [it for it in log if run.status == "completed" or not it.hidden]
+    there = [it for it in log if run.status == COMPLETED or not it.hidden]
     messages = [it.message() for it in there if it.kind == kinds.MESSAGE]
     return ended(session, run, messages, told(there).open if run.status == PAUSED else ())

@@ -14,9 +14,8 @@ import msgspec
 
 from .. import entries as kinds
 from ..entries import INSTRUCTIONS, Entry
-from ..errors import Corrupt
 from ..messages import Message, decode_message
-from ..runs import COMPLETED, INTERRUPTED, PAUSED, RUNNING, RunEvent, RunInfo
+from ..runs import COMPLETED, INTERRUPTED, PAUSED, RUNNING, RunInfo, event_of
 from ..session import Session
 from .before import rewritten, said_or_done
 from .history import calls_of, results_of, valid, with_calls
@@ -153,7 +152,7 @@ def tries(log: Sequence[Entry], run: RunInfo) -> list[Try]:
 
 def _parts(log: Sequence[Entry]) -> Iterator[list[Entry]]:
     """The entries of each try: it begins where the run is said to be running. What was queued is the first one's."""
-    begins = [place for place, entry in enumerate(log) if entry.kind == kinds.RUN and _event(entry).status == RUNNING]
+    begins = [place for place, entry in enumerate(log) if entry.kind == kinds.RUN and event_of(entry).status == RUNNING]
     queued = [entry for entry in log[: begins[0]] if entry.kind == kinds.MESSAGE] if begins else []
     for start, end in zip(begins, [*begins[1:], len(log)], strict=True):
         yield [log[start], *queued, *log[start + 1 : end]]
@@ -161,7 +160,7 @@ def _parts(log: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 
 def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> Try:
-    beginning, *events = [_event(entry) for entry in part if entry.kind == kinds.RUN]
+    beginning, *events = [event_of(entry) for entry in part if entry.kind == kinds.RUN]
     end = events[-1] if events else None
     messages = [entry for entry in part if entry.kind == kinds.MESSAGE]
     given = [entry for entry in messages if entry.time == part[0].time or entry.seq < part[0].seq]  # those of one commit have one time
@@ -235,13 +234,6 @@ def _before(earlier: list[list[Entry]], beginning: Entry, given: list[Entry]) ->
 
 def _is_answer(message: Message) -> bool:
     return message.role == "assistant" and not calls_of(message)
-
-
-def _event(entry: Entry) -> RunEvent:
-    try:
-        return msgspec.json.decode(entry.body, type=RunEvent)
-    except msgspec.MsgspecError as error:
-        raise Corrupt(f"run entry {entry.id} (seq {entry.seq}) is not readable: {error}") from error
 
 
 # --- from a try to its requests --------------------------------------------------------------------------------------
