@@ -42,11 +42,18 @@ async def follow(session: Session, run_id: str, after: int = 0) -> AsyncGenerato
             raise UsageError(f"there is no run {run_id!r} in {session.key}: nothing to follow")
         run = fold([it for it in log if it.kind == kinds.RUN], snapshot.head.claim)[-1]
         if run.status not in (RUNNING, QUEUED):
-            if not telling.ended or after != telling.place.number:  # an end that nobody stored has no number
-                yield RunEnded(output_of(session, run, log), number=max(telling.place.number, number + 1))
+            if (place := end_place(telling, after, number)) is not None:
+                yield RunEnded(output_of(session, run, log), number=place)
             return
         wait = _SHORT if number > before else min(wait * 1.5, _LONG)
         await pause(wait)
+
+
+def end_place(telling: Telling, after: int, told: int) -> int | None:
+    """The number of the end, for one who began behind `after` and was `told` so far; None where the end is what it had seen last."""
+    if telling.ended and after == telling.place.number:
+        return None
+    return max(telling.place.number, told + 1)  # an end that nobody stored has no number
 
 
 def output_of(session: Session, run: RunInfo, log: list[Entry]) -> RunOutput:

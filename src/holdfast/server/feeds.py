@@ -17,8 +17,9 @@ from typing import Any, cast
 import msgspec
 
 from .. import Entry, HoldfastError, SessionInfo, Store, StoreUnavailable
-from ..agents.live import LIVE, Unstored
+from ..agents.live import Unstored
 from ..backend import BlobRange, Head, Key, ReadPlan, Snapshot, Watch, Window
+from ..entries import LIVE
 from ..ids import now
 from ..info import info_of
 from .shared import Shared, shared

@@ -14,11 +14,11 @@ import msgspec
 
 from .. import Entry, SessionGone, SessionNotFound, Store, UsageError
 from ..agents import Event, RunEnded
-from ..agents.following import output_of
-from ..agents.live import LIVE, Unstored, unstored
+from ..agents.following import end_place, output_of
+from ..agents.live import Unstored, unstored
 from ..agents.sequence import Telling, behind
 from ..backend import BlobRange, Head, ReadPlan, Window
-from ..entries import RUN
+from ..entries import LIVE, RUN
 from ..rules import may_use
 from ..runs import QUEUED, RUNNING, fold
 from .feeds import Batch, Feed, feed
@@ -244,8 +244,8 @@ class _Follower:
                 yield event
             run = fold([it for it in self._log if it.kind == RUN], head.claim)[-1]
             if run.status not in (RUNNING, QUEUED):
-                if not self._telling.ended or after != self._telling.place.number:  # an end that nobody stored has no number
-                    yield RunEnded(output_of(session, run, self._log), number=max(self._telling.place.number, told + 1))
+                if (place := end_place(self._telling, after, told)) is not None:
+                    yield RunEnded(output_of(session, run, self._log), number=place)
                 return
             found = await self._feed.since(number)
             number = self._feed.newest.number if found is None else found[-1].number
