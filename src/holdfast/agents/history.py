@@ -96,7 +96,10 @@ class Past(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """The messages of one run, or of one turn where no run was told of, with their seqs, and how long they are together."""
+    """The messages of one run, or of one turn where no run was told of, with their seqs, and how long they are together.
+
+    Messages without parts are none that are sent: they count for nothing, but keep their places.
+    """
 
     messages: list[tuple[int, Message]]
     tokens: int
@@ -109,7 +112,7 @@ class Group(msgspec.Struct, frozen=True):
     @property
     def size(self) -> tuple[int, int]:
         """Tokens and messages."""
-        return self.tokens, len(self.messages)
+        return self.tokens, sum([bool(message.parts) for _, message in self.messages])
 
 
 def choose(
@@ -143,7 +146,7 @@ def _bounded(fresh: list[Group], entries: list[Entry], history: History, entry: 
     taken, met = _newest(groups, history, stands)
     pairs = [pair for group in taken for pair in group.messages]
     past = Past(
-        messages=([stands] if stands else []) + [message for _, message in pairs],
+        messages=([stands] if stands else []) + [message for _, message in pairs if message.parts],
         ranges=_ranges([seq for seq, _ in pairs], entries),
         tokens=sum([group.tokens for group in taken]) + (tokens_of(stands) if stands else 0),
         cut=len(pairs) < sum([len(group.messages) for group in groups]) or (stands is None and summary is not None),
@@ -215,12 +218,13 @@ def _newest(groups: list[Group], history: History, summary: Message | None) -> t
     if summary is not None:
         most_messages = None if most_messages is None else most_messages - 1
         most = None if most is None else most - tokens_of(summary)
-    messages, tokens = 0, 0
+    runs, messages, tokens = 0, 0, 0
     for group in reversed(groups):
-        messages, tokens = messages + len(group.messages), tokens + group.tokens
-        over = _over(len(taken) + 1, history.runs) or _over(messages, most_messages) or _over(tokens, most)
-        if over and not taken and not _over(1, history.runs):
-            return [_end_of(group, most_messages, most)], True
+        more, count = group.size
+        runs, messages, tokens = runs + (count > 0), messages + count, tokens + more
+        over = _over(runs, history.runs) or _over(messages, most_messages) or _over(tokens, most)
+        if over and runs == 1 and not _over(1, history.runs):
+            return [_end_of(group, most_messages, most), *taken[::-1]], True
         if over:
             return taken[::-1], True
         taken.append(group)
@@ -236,17 +240,19 @@ def _end_of(group: Group, messages: int | None, tokens: int | None) -> Group:
     first, *rest = group.messages
     kept = [first] if first[1].role == "user" and not _over(1, messages) and not _over(tokens_of(first[1]), tokens) else []
     end: list[tuple[int, Message]] = []
-    left = None if tokens is None else tokens - sum([tokens_of(message) for _, message in kept])
+    length, count = _group(kept).size
     for pair in reversed(rest if kept else group.messages):
-        left = None if left is None else left - tokens_of(pair[1])
-        if _over(len(kept) + len(end) + 1, messages) or (left is not None and left < 0):
+        length, count = length + tokens_of(pair[1]), count + bool(pair[1].parts)
+        if _over(count, messages) or _over(length, tokens):
             break
         end.append(pair)
     return _group(kept + end[::-1])
 
 
 def tokens_of(message: Message) -> int:
-    """About how many tokens a model reads in `message`, with what was left out of it."""
+    """About how many tokens a model reads in `message`, with what was left out of it; none in one without parts, which is not sent."""
+    if not message.parts:
+        return 0
     if message.light:
         return 4 + sum(map(size_of, message.parts)) // 4
     sizes = [len(part.content.encode()) if type(part) is Text else len(msgspec.json.encode(part)) for part in message.parts]
@@ -269,23 +275,26 @@ def _ranges(sent: list[int], entries: list[Entry]) -> list[list[int]]:
 
 
 def _with_calls(groups: list[Group], keep: int | None) -> list[Group]:
-    """The groups with none but the newest `keep` tool calls."""
+    """The groups with none but the newest `keep` tool calls.
+
+    What nothing is left of stays in its place, without parts: a run's record names it too, for which call a result belongs to is told by
+    the results before it.
+    """
     if keep is None:
         return groups
     left = iter(with_calls([message for group in groups for _, message in group.messages], keep))
-    kept = [[(seq, it) for seq, _ in group.messages if (it := next(left)) is not None] for group in groups]
-    return [_group(pairs) for pairs in kept if pairs]
+    return [_group([(seq, next(left)) for seq, _ in group.messages]) for group in groups]
 
 
-def with_calls(messages: Sequence[Message], keep: int) -> list[Message | None]:
-    """The messages with none but the newest `keep` tool calls and their results; None in place of one of which nothing is left.
+def with_calls(messages: Sequence[Message], keep: int) -> list[Message]:
+    """The messages with none but the newest `keep` tool calls and their results; one of which nothing is left has no parts.
 
     A result belongs to the nearest call before it with its id, as in `valid`: one without a call is left out too. A message that is
     changed has no `native` any more, for that would bring back what was taken out.
     """
     kept = _kept(messages, keep)
     answered: dict[str | None, list[bool]] = {}
-    found: list[Message | None] = []
+    found: list[Message] = []
     for message, most in zip(messages, kept, strict=True):
         if message.role == "tool":
             found.append(_with_parts(message, [_is_kept(part, answered) for part in message.parts]))
@@ -316,12 +325,12 @@ def _is_kept(part: Any, answered: dict[str | None, list[bool]]) -> bool:
     return bool(calls) and calls.pop(0)
 
 
-def _with_parts(message: Message, stays: list[bool]) -> Message | None:
+def _with_parts(message: Message, stays: list[bool]) -> Message:
     if all(stays):
         return message
     parts = tuple([part for part, stay in zip(message.parts, stays, strict=True) if stay])
     silent = all(isinstance(part, Reasoning | Other) or (isinstance(part, Text) and not part.content) for part in parts)
-    return None if silent else msgspec.structs.replace(message, parts=parts, native=None)
+    return msgspec.structs.replace(message, parts=() if silent else parts, native=None)
 
 
 # --- validity --------------------------------------------------------------------------------------------------------

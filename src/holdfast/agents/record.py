@@ -129,7 +129,7 @@ async def _past(session: Session, history: dict[str, Any]) -> list[Message]:
         read = await session.entries(after=first - 1, before=last + 1, kinds=(kinds.MESSAGE,), hidden=True)
         found += [entry.message() for entry in read]
     if (calls := history.get("tool_calls")) is not None:
-        found = [it for it in with_calls(found, calls) if it is not None]
+        found = with_calls(found, calls)
     return [*await _summary(session, history.get("summary")), *found]
 
 
