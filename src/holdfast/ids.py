@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from .errors import InvalidId
+from .errors import InvalidId, InvalidValue
 
 MAX_ID_BYTES = 1024
 SCOPE_PREFIXES = ("~user/", "~app")
@@ -89,3 +90,18 @@ def new_incarnation() -> int:
 def now() -> int:
     """Unix time in microseconds: for people and expiry, never for order."""
     return time.time_ns() // 1000
+
+
+def from_micros(micros: int) -> datetime:
+    """Unix time in microseconds as an aware datetime, exactly."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def to_micros(name: str, moment: datetime) -> int:
+    """An aware datetime as Unix time in microseconds; `InvalidValue`, for the value `name`, where it is none."""
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue(f"{name}={moment!r:.80}: give an aware datetime, which says its time zone, such as datetime.now(UTC)")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from .backend import Backend, Commit, Counts, Create, Head, HeadPatch, Key, Origin
 from .errors import InvalidValue, SessionGone, SessionNotFound, StoreError
-from .ids import new_id, new_incarnation, now
+from .ids import from_micros, new_id, new_incarnation, now
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -65,9 +65,9 @@ def info_of(session_id: str, head: Head) -> SessionInfo:
         name=head.name,
         metadata=copied(head.metadata),
         version=head.version,
-        created_at=_moment(head.created),
-        updated_at=_moment(head.updated),
-        expires_at=None if head.expires is None else _moment(head.expires),
+        created_at=from_micros(head.created),
+        updated_at=from_micros(head.updated),
+        expires_at=None if head.expires is None else from_micros(head.expires),
         counts=head.counts,
         waiting=head.waiting,
         running=head.claim is not None and head.claim.seems_alive(now()),
@@ -79,10 +79,6 @@ def info_of(session_id: str, head: Head) -> SessionInfo:
 def copied(metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata of a head, for whoever may change it: a head is shared."""
     return msgspec.json.decode(msgspec.json.encode(metadata)) if metadata else {}
-
-
-def _moment(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
 def checked(patch: HeadPatch) -> HeadPatch:

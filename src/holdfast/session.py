@@ -146,12 +146,18 @@ class Session(Readings):
     @classmethod
     async def of_scope(cls, scope: Scope, user_id: str | None, link: Link) -> Self:
         """The record of a wider scope's state."""
-        record = cls(user_id=user_id if scope == "user" else None)
-        record.id = scope_id(scope, user_id)
-        record.begins_with = HeadPatch(kind="scope", ttl=None)
+        record = cls.of_record(scope_id(scope, user_id), user_id if scope == "user" else None)
         record.attach(link, None)
         with suppress(SessionNotFound):  # its first write makes it
             await record.refresh()
+        return record
+
+    @classmethod
+    def of_record(cls, id: str, user_id: str | None = None) -> Self:
+        """A handle on a record that is nobody's session: its id is a reserved one, no list shows it, and it does not expire."""
+        record = cls(user_id=user_id)
+        record.id = id
+        record.begins_with = HeadPatch(kind="scope", ttl=None)
         return record
 
     def beside(self, id: str, begins_with: HeadPatch) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
@@ -16,7 +16,7 @@ from . import transfer
 from .backend import Backend, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
 from .backends.urls import shown
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
-from .ids import SCOPE_PREFIXES, check_id, check_session_id
+from .ids import SCOPE_PREFIXES, check_id, check_session_id, to_micros
 from .info import Link, SessionInfo, check_ttl, info_of, touch
 from .requirements import Requirement
 from .rules import may_use
@@ -67,8 +67,8 @@ _WANTED: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("user_id", "kind", "parent", "name"), (str, "a string")),
     "waiting": (bool, "True or False"),
     "metadata": (dict, "a dict of the values it must have"),
-    **dict.fromkeys(("updated_after", "updated_before"), (datetime, "an aware datetime such as datetime.now(UTC)")),
 }
+_MOMENTS = {"updated_after", "updated_before"}
 
 
 class Options(TypedDict):
@@ -444,15 +444,9 @@ def _filter(tenant: str, **wanted: Unpack[Wanted]) -> Filter:
         kind, fix = _WANTED[name]
         if not isinstance(given[name], kind):
             raise InvalidValue(f"{name}={given[name]!r:.80}: give {fix}")
-        if kind is datetime:
-            given[name] = _micros(name, given[name])
+    for name in given.keys() & _MOMENTS:
+        given[name] = to_micros(name, given[name])
     return Filter(tenant=tenant, **given)
-
-
-def _micros(name: str, moment: datetime) -> int:
-    if moment.utcoffset() is None:
-        raise InvalidValue(f"{name}={moment!r} says no time zone: give an aware datetime such as datetime.now(UTC)")
-    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
 def _checked_cursor(cursor: str | None) -> str | None:

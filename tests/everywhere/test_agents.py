@@ -1,23 +1,14 @@
 """Agents on every database: the tests of agents that take a store, with other stores."""
 
 import inspect
+from importlib import import_module
 from types import ModuleType
 
-from ..agents import (
-    test_following,
-    test_handoff,
-    test_resuming,
-    test_run,
-    test_run_ids,
-    test_stream,
-    test_summaries,
-    test_together,
-    test_tools,
-)
 from ..agents.test_summaries import desk, quiet
 
 __all__ = ["desk", "quiet"]
 
+MODULES = ("following", "handoff", "resuming", "run", "run_ids", "stream", "summaries", "together", "tools")
 HERE = {"models", "chat", "store", "stream", "how", "desk"}
 """The fixtures and parameters that are the same here."""
 LONG = {"test_cancelling_at_every_await_leaves_a_true_record"}
@@ -31,18 +22,8 @@ def elsewhere(module: ModuleType) -> dict[str, object]:
     return {name: tests[name] for name, given in taken.items() if "store" in given and given <= HERE}
 
 
-for _module in (
-    test_following,
-    test_handoff,
-    test_resuming,
-    test_run,
-    test_run_ids,
-    test_stream,
-    test_summaries,
-    test_together,
-    test_tools,
-):
-    globals().update(elsewhere(_module))
+for _name in MODULES:
+    globals().update(elsewhere(import_module(f"..agents.test_{_name}", __package__)))
 
 
 def test_there_are_many() -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import Message, Session, Store, ToolResult, UsageError, system
 from ..entries import RUN
+from ..ids import from_micros
 from ..messages import to_otel
 from .command import Terminal
-from .output import counted, facts, from_micros, moment, one_line, safe
+from .output import counted, facts, moment, one_line, safe
 from .transcript import STYLES, Transcript
 
 if TYPE_CHECKING:

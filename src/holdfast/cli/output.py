@@ -177,10 +177,6 @@ def moment(time: datetime) -> str:
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def from_micros(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
-
-
 def ago(time: datetime) -> str:
     """How long since, or until, `time`."""
     seconds = (datetime.now(UTC) - time).total_seconds()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import Session, SessionInfo, UsageError
 from ..entries import MESSAGE, RUN, Entry
+from ..runs import CANCELLED, ERROR, INTERRUPTED, PAUSED, RUNNING
 from .lines import interruptible
 from .output import Columns, ago, counted, facts, one_line, table, working
 from .views import state_table, stored
@@ -15,8 +16,7 @@ from .views import state_table, stored
 if TYPE_CHECKING:
     from .conversation import Conversation
 
-PAUSED = "paused"
-UNFINISHED = ("error", "cancelled", "interrupted", PAUSED)
+UNFINISHED = (ERROR, CANCELLED, INTERRUPTED, PAUSED)
 """How a run has ended with which one can go on."""
 _LISTED = 20
 _PAGE = 64
@@ -145,7 +145,7 @@ async def retry(chat: Conversation, _: str) -> None:
     _there(chat)
     last = await chat.session.runs(last=1)
     if not last or last[0].status not in UNFINISHED:
-        told = " under way, or its process ended a moment ago: try again in a minute" if last and last[0].status == "running" else ""
+        told = " under way, or its process ended a moment ago: try again in a minute" if last and last[0].status == RUNNING else ""
         raise UsageError(f"the last run is{told or f' {last[0].status}: nothing to go on with'}" if last else "nothing was said yet")
     await chat.go_on(last[0].id)
 

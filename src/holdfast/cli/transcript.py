@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .. import Blob, Compaction, Entry, File, Message, Reasoning, Text, ToolCall, ToolResult, Uri
 from ..entries import KINDS, MESSAGE, RUN, STATE
+from ..ids import from_micros
 from ..messages import Part, to_otel
-from .output import from_micros, moment, one_line, readable, safe, size
+from .output import moment, one_line, readable, safe, size
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .. import RunInfo, SessionInfo
+from ..ids import from_micros
 from ..values import encode
-from .output import Columns, ago, counted, facts, from_micros, moment, readable, size, table
+from .output import Columns, ago, counted, facts, moment, readable, size, table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -19,7 +19,7 @@ import msgspec
 from ..backend import Backend, Filter, Head, Key, ReadPlan, Snapshot, Window
 from ..entries import MESSAGE, Entry
 from ..errors import InvalidValue, SessionGone, Unsupported
-from ..ids import SCOPE_PREFIXES, check_id, check_session_id
+from ..ids import SCOPE_PREFIXES, check_id, check_session_id, from_micros, to_micros
 from ..large import restored
 from ..runs import pause
 from ..session import Session
@@ -51,7 +51,6 @@ all the words, of any of them, and of meaning. What is named is lifted above wha
 those decide between neighbours, and where there is no meaning to go by. Measured by `bench recall`.
 """
 _ROUNDS = 20
-_SEED = datetime.fromtimestamp(0, UTC)
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +140,7 @@ class Recall:
         known = await self.index.standings(self.store.tenant)
         seen: set[str] = set()
         taken = 0
-        async for name, head in self._heads(None if updated_after is None else _micros("updated_after", updated_after)):
+        async for name, head in self._heads(None if updated_after is None else to_micros("updated_after", updated_after)):
             seen.add(name)
             if not _is_current(known.get(name), head):
                 taken += await self._update(name)
@@ -269,8 +268,8 @@ class Recall:
             everybody=user_id is None and self.store.as_admin,
             session_id=None if session_id is None else check_session_id(session_id),
             agent=agent,
-            after=None if after is None else _micros("after", after),
-            before=None if before is None else _micros("before", before),
+            after=None if after is None else to_micros("after", after),
+            before=None if before is None else to_micros("before", before),
         )
 
     async def find(self, query: str, limit: int, **where: Any) -> list[Hit]:
@@ -432,12 +431,6 @@ def _hit(score: float, it: Found, head: Head) -> Hit:
         agent=said.agent,
         role=said.role,
         text=said.text,
-        time=_SEED + timedelta(microseconds=said.time),
+        time=from_micros(said.time),
         score=score,
     )
-
-
-def _micros(name: str, moment: datetime) -> int:
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidValue(f"{name}={moment!r:.80}: give an aware datetime such as datetime.now(UTC)")
-    return (moment - _SEED) // timedelta(microseconds=1)

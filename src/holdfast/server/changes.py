@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from .. import SessionInfo, Store, StoreUnavailable
 from ..backend import Key, ReadPlan
+from ..ids import from_micros, now
 from ..info import info_of
 from .callers import Whoever
 from .lines import lines
@@ -171,7 +172,7 @@ def _json(data: Any) -> str:
 
 def _id() -> str:
     """The time, in unix microseconds: who comes back names it."""
-    return str(int(datetime.now(UTC).timestamp() * 1_000_000))
+    return str(now())
 
 
 # --- for clients -----------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ async def changes_told(store: Store, user_id: str | None, since: int | None) -> 
     """
     async with changes(store, user_id) as it:
         number = it.number
-        for told in [] if since is None else await it.missed(datetime.fromtimestamp(since / 1_000_000, UTC)):
+        for told in [] if since is None else await it.missed(from_micros(since)):
             yield told
         yield Told("ready", "{}", _id())
         while True:

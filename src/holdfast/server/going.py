@@ -13,6 +13,7 @@ from sse_starlette import ServerSentEvent
 
 from .. import Agent, Fenced, HoldfastError, Message, RunInfo, SessionBusy, SessionGone, SessionNotFound
 from ..agents import RunEnded, RunOutput, RunStream
+from ..runs import CANCELLED, COMPLETED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from .metrics import Metrics
 from .problems import Problem
 from .queue import RunQueue, Waiting
@@ -101,7 +102,7 @@ class Going:
         await self._queue.put(run.tenant, self._waiting(run))
         if not self.stopping:
             self.resume(run)
-        return "queued"
+        return QUEUED
 
     def resume(self, run: Under, *, wait: float = _IN_LINE) -> None:
         """Bring a listed run to its end, if it can be had within `wait` seconds."""
@@ -249,21 +250,21 @@ class Going:
     async def _hand_over(self, run: Under) -> None:
         """List a run, release it, and say on the list that it is free: in this order, so that it is found wherever this breaks off."""
         found = await run.now()
-        if found is None or found.status not in ("queued", "running"):
+        if found is None or found.status not in (QUEUED, RUNNING):
             return  # it has not begun, has ended, or is somebody else's
         self._handed.add(run.place)
         listed = await self._queue.get(*run.place)
         waiting = listed or self._waiting(run)
         if listed is None:
             await self._queue.put(run.tenant, waiting)
-        if found.status == "running":
+        if found.status == RUNNING:
             session = run.agent.store.handle(run.session_id, user_id=run.user_id)
             await session.release_run(run.run_id)
         await self._queue.put(run.tenant, msgspec.structs.replace(waiting, freed=waiting.freed + 1))
         log.info("a run was handed over: run_id=%s session_id=%s", run.run_id, run.session_id)
 
 
-_SETTLED = ("running", "paused", "completed", "cancelled")
+_SETTLED = (RUNNING, PAUSED, COMPLETED, CANCELLED)
 
 
 def _nobody(event: ServerSentEvent | None) -> None:
@@ -281,7 +282,7 @@ async def _lasting(run: Under, after: int, goes_on: Callable[[], Awaitable[bool]
         broken = False
         async with aclosing(followed(run.agent, run.run_id, run.session_id, run.user_id, after=after)) as events:
             async for event in events:
-                broken = event.event == "run_ended" and _status(event) == "interrupted" and await goes_on()
+                broken = event.event == "run_ended" and _status(event) == INTERRUPTED and await goes_on()
                 if broken:
                     break
                 after = int(event.id or after)

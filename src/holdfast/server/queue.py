@@ -8,7 +8,7 @@ from hashlib import blake2b
 import msgspec
 
 from .. import Session, SessionGone, SessionNotFound, Store
-from ..backend import Blob, BlobDrop, BlobPut, BlobRange, HeadPatch, ReadPlan
+from ..backend import Blob, BlobDrop, BlobPut, BlobRange, ReadPlan
 
 PLACE = "~app/runs"
 """The record of a tenant's list: its id is a reserved one, so that it is nobody's session and no list shows it."""
@@ -83,10 +83,7 @@ class RunQueue:
 
     def _record(self, tenant: str) -> Session:
         """A handle for one task and one moment."""
-        record = Session()
-        record.id = PLACE
-        record.begins_with = HeadPatch(kind="scope", ttl=None)
-        return self._store(tenant).handle(record)
+        return self._store(tenant).handle(Session.of_record(PLACE))
 
 
 def _run(blob: Blob) -> Waiting:

@@ -10,9 +10,10 @@ import msgspec
 from .. import Entry, FileInfo, RunInfo, RunOutput, StateChange
 from ..agents.record import Request, Sent
 from ..entries import MESSAGE
+from ..ids import from_micros
 from ..messages import to_otel
 from ..values import encode
-from .shapes import RequirementTold, RunInfoTold, SessionTold, Told, moment, plain
+from .shapes import RequirementTold, RunInfoTold, SessionTold, Told, plain
 from .spans import SpanTold, spans
 
 
@@ -37,7 +38,7 @@ class EntryTold(Told):
             kind=entry.kind,
             run_id=entry.run_id,
             agent=entry.agent,
-            time=moment(entry.time),
+            time=from_micros(entry.time),
             version=entry.version,
             hidden=entry.hidden,
             data=to_otel(entry.message()) if entry.kind == MESSAGE else entry.data(),
@@ -111,7 +112,7 @@ class TryTold(Told):
             attempt=it.attempt.number,
             status=it.attempt.status,
             error=it.attempt.error,
-            started=moment(it.attempt.started),
+            started=from_micros(it.attempt.started),
             model=cast("str | None", window.get("model")),
             instructions=it.instructions,
             past=it.past,
@@ -161,7 +162,7 @@ class ChangeTold(Told):
     @classmethod
     def of(cls, it: StateChange) -> ChangeTold:
         told = None if it.deleted else msgspec.json.decode(encode(it.value))[1]
-        return cls(key=it.key, value=told, deleted=it.deleted, seq=it.seq, time=moment(it.time), run_id=it.run_id, agent=it.agent)
+        return cls(key=it.key, value=told, deleted=it.deleted, seq=it.seq, time=from_micros(it.time), run_id=it.run_id, agent=it.agent)
 
 
 class HitTold(Told):

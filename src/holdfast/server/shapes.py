@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from .. import Entry, Message, Metrics, RunInfo, SessionInfo, Text, user
 from ..agents import Decision, Event, Requirement, RunEnded, RunOutput
+from ..ids import from_micros
 from ..messages import Blob, Uri, to_otel
 from .lines import Status, status_of
 from .paths import NAMED
@@ -187,7 +188,7 @@ class MessageTold(Told):
     @classmethod
     def of(cls, entry: Entry) -> MessageTold:
         told = to_otel(entry.message())
-        return cls(seq=entry.seq, id=entry.id, run_id=entry.run_id, agent=entry.agent, time=moment(entry.time), **told)
+        return cls(seq=entry.seq, id=entry.id, run_id=entry.run_id, agent=entry.agent, time=from_micros(entry.time), **told)
 
 
 class SessionTold(Told):
@@ -242,7 +243,7 @@ class RequirementTold(Told):
             tool=it.call.name,
             arguments=it.call.arguments,
             fields=[msgspec.to_builtins(field) for field in it.fields],
-            expires_at=None if it.expires is None else moment(it.expires),
+            expires_at=None if it.expires is None else from_micros(it.expires),
         )
 
 
@@ -299,16 +300,12 @@ class RunInfoTold(Told):
             status=run.status,
             agent=run.agent,
             attempt=run.attempt,
-            started=moment(run.started),
-            ended=None if run.ended is None else moment(run.ended),
+            started=from_micros(run.started),
+            ended=None if run.ended is None else from_micros(run.ended),
             error=run.error,
             metrics=metrics(run.metrics),
             root=run.root,
         )
-
-
-def moment(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
 def metrics(used: Metrics) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Literal
 
 from .. import Entry, ToolCall, ToolResult
 from ..entries import MESSAGE, RUN
+from ..ids import from_micros
 from ..runs import PAUSED, QUEUED, RUNNING, RunEvent, event_of
-from .shapes import Told, moment
+from .shapes import Told
 
 SpanKind = Literal["queued", "model", "tool", "waiting"]
 _STARTS: dict[str, SpanKind] = {RUNNING: "model", PAUSED: "waiting", QUEUED: "queued"}
@@ -74,15 +75,15 @@ class _Telling:
     def _answered(self, result: ToolResult, time: int) -> None:
         call = self._calls.pop(result.id, None)
         if call is not None:
-            call.ended = moment(time)
+            call.ended = from_micros(time)
         if call is not None and not self._calls and self._now is None:
             self._now = self._add("model", None, None, time)
 
     def _add(self, kind: SpanKind, name: str | None, call: str | None, time: int) -> SpanTold:
-        self.spans.append(SpanTold(kind=kind, name=name, call=call, attempt=self._attempt, started=moment(time), ended=None))
+        self.spans.append(SpanTold(kind=kind, name=name, call=call, attempt=self._attempt, started=from_micros(time), ended=None))
         return self.spans[-1]
 
     def _close(self, time: int) -> None:
         if self._now is not None:
-            self._now.ended = moment(time)
+            self._now.ended = from_micros(time)
             self._now = None

@@ -17,6 +17,7 @@ import msgspec
 from .. import Fenced, HoldfastError, RunInfo, SessionBusy, SessionGone, SessionNotFound
 from ..backend import Claim, ReadPlan, Window
 from ..entries import RUN
+from ..runs import ERROR, INTERRUPTED, QUEUED, RUNNING
 from .going import Going, Under
 from .queue import RunQueue, Waiting
 
@@ -25,7 +26,7 @@ MOST_TRIES = 5
 """Processes that may die with a run before it is given up."""
 _EVERY, _SELDOM = 1.0, 3.0
 """Seconds between two looks at the list: while something is on it, and at most."""
-_LEFT = ("queued", "running", "interrupted")
+_LEFT = (QUEUED, RUNNING, INTERRUPTED)
 
 
 class _Watch:
@@ -104,9 +105,9 @@ class Taking:
         watch.next = time.monotonic() + (_EVERY / 2 if claim is None or not own else claim.lease / 3)
         if claim is not None and own and (stood is None or stood < claim.lease * 0.6):
             return  # its process seems to live
-        if run.status == "queued" and stood is None:
+        if run.status == QUEUED and stood is None:
             return  # whoever waits its turn would have taken it by the next look
-        if run.status == "queued" and claim is not None and (stood or 0) < claim.lease * 0.6:
+        if run.status == QUEUED and claim is not None and (stood or 0) < claim.lease * 0.6:
             return  # another run has the session, and somebody waits in line
         await self._take(under, msgspec.structs.replace(it, tries=it.tries + own), claim)
 
@@ -126,7 +127,7 @@ class Taking:
         session = under.agent.store.handle(it.session_id, user_id=it.user_id)
         try:
             async with session.run(run_id=it.run_id, agent=under.agent.name, wait=wait) as run:
-                await run.finish(status="error", error="TriedTooOften")
+                await run.finish(status=ERROR, error="TriedTooOften")
         except (SessionBusy, Fenced):  # somebody has it after all
             return
         await self._queue.remove(under.tenant, it)

@@ -14,10 +14,11 @@ from opentelemetry.metrics import Meter
 from ..backend import Commit, Key, Outcome
 from ..entries import DECISION, RUN, NewEntry
 from ..ids import SCOPE_PREFIXES
+from ..runs import PAUSED, QUEUED, RUNNING
 from .cache import CachedBackend
 
 _Facts = dict[str, Any]
-_STATUS = {"queued": "run_queued", "running": "run_started", "paused": "paused"}
+_STATUS = {QUEUED: "run_queued", RUNNING: "run_started", PAUSED: "paused"}
 """Which event a run's status is; any other is its end."""
 
 

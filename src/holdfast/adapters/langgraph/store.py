@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from enum import Enum
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -34,7 +33,7 @@ from langgraph.store.base import (
 from ... import Store, sync
 from ...backend import Blob, BlobDrop, BlobPut, BlobRange, Commit, Create, Filter, HeadPatch, Key, ReadPlan, Snapshot
 from ...errors import Conflict, InvalidValue, SessionGone, SessionNotFound
-from ...ids import new_id, new_incarnation, now
+from ...ids import from_micros, new_id, new_incarnation, now
 from ...values import decode, encode
 
 KIND = "langgraph-memory"
@@ -225,12 +224,8 @@ def _living(snapshot: Snapshot | None) -> list[_Stored]:
 
 
 def _fields(it: _Stored) -> dict[str, Any]:
-    times = {"created_at": _moment(it.created), "updated_at": _moment(it.updated)}
+    times = {"created_at": from_micros(it.created), "updated_at": from_micros(it.updated)}
     return {"namespace": it.namespace, "key": it.key, "value": it.value, **times}
-
-
-def _moment(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
 # --- time to live: in the blob's type, so that a list of keys tells who has expired -------------------------------------

@@ -11,6 +11,7 @@ from agents.memory.session_settings import coerce_session_settings, resolve_sess
 
 from ... import Metrics, Session, Store
 from ...errors import SessionGone
+from ...runs import COMPLETED, ERROR
 from . import log, paused
 from .items import messages_of
 
@@ -141,7 +142,7 @@ class HoldfastSession:
             return
         used = result.context_wrapper.usage
         metrics = Metrics(input_tokens=used.input_tokens, output_tokens=used.output_tokens, model_calls=used.requests)
-        status = "completed" if hasattr(result, "interruptions") else "error"
+        status = COMPLETED if hasattr(result, "interruptions") else ERROR
         agent = result.last_agent.name
         user_id = self._user(result.context_wrapper)
         await self._writing(user_id, lambda handle: handle.record_run(status, agent=agent, metrics=metrics))

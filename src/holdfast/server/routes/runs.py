@@ -20,6 +20,7 @@ from ...agents.following import output_of
 from ...entries import MESSAGE
 from ...ids import new_id, new_session_id
 from ...requirements import Needs, told
+from ...runs import CANCELLED, ERROR, RUNNING
 from ..callers import Caller, Whoever
 from ..changes import notice, noticing
 from ..going import Under
@@ -99,7 +100,7 @@ async def _told(
 ) -> AsyncIterator[ServerSentEvent]:
     """What a run tells: from its beginning or, of one that was begun by the same call before, from where the client has got to."""
     found = await under.now() if again else None
-    if found is None or found.status in ("error", "cancelled"):
+    if found is None or found.status in (ERROR, CANCELLED):
         return here.going.told(begin(), under)
     return here.going.joined(begin, under, last_seen(request))
 
@@ -177,7 +178,7 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
         here.audit(caller, it.outcome, session_id, run_id=run_id, requirement=it.requirement)
     if given.stream or given.background:
         events = here.going.told(agent.continue_run(run_id, made, **options, stream=True, detached=True), under)
-        return stream(events) if given.stream else _begun(response, under, "running")
+        return stream(events) if given.stream else _begun(response, under, RUNNING)
     return await _answered(here, agent.continue_run(run_id, made, **options), under)
 
 
