@@ -211,6 +211,84 @@ async def test_two_agents_on_one_session(store: Store) -> None:
     ]
 
 
+class Counted(MessagesState):
+    count: int
+
+
+def counting(name: str, seen: dict[str, list[Any]]) -> Any:
+    """A graph that counts its turns in its own state; the words "and then?" make it ask."""
+
+    def bot(state: Counted) -> dict[str, Any]:
+        if state["messages"][-1].text == "and then?":
+            return {"messages": [AIMessage(f"{name} heard {interrupt('what?')}")]}
+        count = state.get("count", 0) + 1
+        seen.setdefault(name, []).append((count, [it.text for it in state["messages"]]))
+        return {"messages": [AIMessage(f"{name} {count}")], "count": count}
+
+    builder = StateGraph(Counted)
+    builder.add_node("bot", bot)
+    builder.add_edge(START, "bot")
+    return builder.compile()
+
+
+def two_graphs(store: Store, seen: dict[str, list[Any]]) -> list[Agent]:
+    return [Agent(GraphEngine(counting(name, seen)), name=name, store=store) for name in ("support", "billing")]
+
+
+async def test_two_graphs_on_one_session_have_states_of_their_own_and_hear_each_other_once(url: str) -> None:
+    seen: dict[str, list[Any]] = {}
+    for turn in range(3):
+        async with Store.open(url) as store:
+            for agent in two_graphs(store, seen):
+                await agent.run(f"{agent.name}? {turn}", session_id="s")
+    said = [f"{name}{end}" for turn in range(3) for name in ("support", "billing") for end in (f"? {turn}", f" {turn + 1}")]
+    async with Store.open(url) as store:
+        assert await log(store) == said
+        assert seen["support"] == [(turn + 1, said[: 4 * turn + 1]) for turn in range(3)]
+        assert seen["billing"] == [(turn + 1, said[: 4 * turn + 3]) for turn in range(3)]
+        thread: Any = {"configurable": {"thread_id": "s"}}
+        assert (await counting("", {}).copy({"checkpointer": HoldfastSaver(store)}).aget_state(thread)).values["count"] == 3
+        lane = counting("", {}).copy({"checkpointer": HoldfastSaver(store).lane("billing")})
+        states = [it.values.get("count", 0) async for it in lane.aget_state_history(thread)]
+        assert states[0] == 3
+        assert sorted(set(states)) == [0, 1, 2, 3]
+        assert len([it async for it in HoldfastSaver(store).lane("billing").alist(thread)]) == len(states)
+        assert [it async for it in HoldfastSaver(store).lane("nobody").alist(None)] == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_of_two_graphs_one_waits_for_people_while_the_other_answers(store: Store, first: int) -> None:
+    seen: dict[str, list[Any]] = {}
+    agents = two_graphs(store, seen)
+    for agent in agents:
+        await agent.run("hi", session_id="s")
+    waits, answers = agents[first], agents[1 - first]
+    asked = await waits.run("and then?", session_id="s")
+    assert asked.status == "paused"
+    assert (await answers.run("what now?", session_id="s")).content == f"{answers.name} 2"
+    output = await waits.continue_run(asked, [asked.requirements[0].supply("thunder")])
+    assert output.content == f"{waits.name} heard thunder"
+    assert (await answers.run("and you?", session_id="s")).content == f"{answers.name} 3"
+    assert [it for it in seen[answers.name or ""][-1][1] if "thunder" in it] == [f"{waits.name} heard thunder"]
+
+
+async def test_the_thread_stays_its_owners_where_a_plain_graph_goes_on(store: Store) -> None:
+    seen: dict[str, list[Any]] = {}
+    support, billing = two_graphs(store, seen)
+    await support.run("hi", session_id="s")
+    thread: Any = {"configurable": {"thread_id": "s"}}
+    await counting("plain", seen).copy({"checkpointer": HoldfastSaver(store)}).ainvoke({"messages": [HumanMessage("you?")]}, thread)
+    await billing.run("bill?", session_id="s")
+    await support.run("again?", session_id="s")
+    assert [count for count, _ in seen["support"]] == [1, 3]
+    assert [count for count, _ in seen["billing"]] == [1]
+    assert await log(store) == ["hi", "support 1", "you?", "plain 2", "bill?", "billing 1", "again?", "support 3"]
+    texts = [it.text for it in await HoldfastSaver(store).aunseen(thread)]
+    assert texts == []  # what billing said went into the thread with support's run
+    await billing.run("last?", session_id="s")
+    assert [it.text for it in await HoldfastSaver(store).aunseen(thread)] == ["last?", "billing 2"]
+
+
 async def test_messages_that_a_graph_took_out_of_its_memory_stay_in_the_record(store: Store) -> None:
     bot = Bot()
 

@@ -322,6 +322,7 @@ class Driving:
             service=self._service,
             session=self.session,
             run_id=self.run.id,
+            agent=self.crew.name,
             watched=self._watching(),
         )
         self._acting = bool(rerun)

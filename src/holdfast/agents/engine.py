@@ -40,6 +40,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     lease: float = LEASE
     session: Session
     run_id: str
+    agent: str | None = None
+    """Who answers, by name: what an engine keeps in the session beside the messages is this one's."""
     service: str | None = None
     """The provider keeps the conversation, and no past is among the messages: its id of it, empty for a new one. None: it does not."""
     watched: Watched | None = None

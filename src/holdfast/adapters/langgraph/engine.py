@@ -1,8 +1,9 @@
 """Compiled graphs as agents of ours: `Agent(GraphEngine(graph), store=...)`.
 
-The graph runs on the thread of its session, with its checkpoints there. Its messages have one writer, the run: a checkpoint refers to them
-and adds none, and what others have said in the session meanwhile goes into the graph before its input. The graph's next step begins when
-what it said before is stored. `interrupt()` is a requirement: what people supply is what the graph goes on with.
+The graph runs on the thread of its session, with its checkpoints there; where another agent's graph has the thread, on a lane beside it.
+Its messages have one writer, the run: a checkpoint refers to them and adds none, and what others have said in the session meanwhile goes
+into the graph before its input. The graph's next step begins when what it said before is stored. `interrupt()` is a requirement: what
+people supply is what the graph goes on with.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from ...agents.engine import Step
 from ...entries import MESSAGE
 from ...errors import InvalidValue, Unsupported, UsageError
 from .elsewhere import INTERRUPT, as_theirs, entries_behind
-from .saver import HoldfastSaver
-from .transcript import FORMAT
+from .saver import HoldfastSaver, owner_of
 
 _ASIDE = Native(INTERRUPT, msgspec.Raw(b"null"))
 """Of text that a graph streamed and did not keep: for the record, no message of the graph."""
@@ -58,11 +58,16 @@ class GraphEngine:
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
         _check(turn)
-        saver = self._saver(turn.session)
+        name = turn.agent or self.model_name
+        saver = self._saver(turn.session, name)
         graph = self.graph.copy(update={"checkpointer": saver})
         thread: RunnableConfig = {"configurable": {"thread_id": turn.session.id}}
         config = merge_configs(self.config, thread)
         state = await graph.aget_state(config)
+        if owner_of(state.metadata) not in (None, name):
+            saver = saver.lane(name)
+            graph = self.graph.copy(update={"checkpointer": saver})
+            state = await graph.aget_state(config)
         stored = [entry.message() for entry in await turn.session.entries(run_id=turn.run_id, kinds=(MESSAGE,))]
         telling = _Telling(saver, turn, self.channel, stored, state)
         for step in telling.new(state.values):
@@ -78,13 +83,13 @@ class GraphEngine:
         for step in telling.end():
             yield step
 
-    def _saver(self, session: Session) -> HoldfastSaver:
+    def _saver(self, session: Session, name: str) -> HoldfastSaver:
         """The checkpointer for the run that holds the session: the store has seen that it may."""
         known = self._savers.setdefault(session.backend, {})
         if session.key.tenant not in known:
             known[session.key.tenant] = HoldfastSaver(Store(session.backend, tenant=session.key.tenant, as_admin=True), transcript=None)
         held = session.running_here()
-        return known[session.key.tenant].under(held and held[0].held_by(held[1]))
+        return known[session.key.tenant].under(held and held[0].held_by(held[1]), name)
 
 
 def _check(turn: Turn) -> None:
@@ -116,7 +121,7 @@ class _Telling:
         self._answer = ""
         there = _list(state.values.get(channel))
         before = turn.messages[: len(turn.messages) - turn.own]
-        past = _named(_since_its_last(before) if there else before, turn.run_id)
+        past = _named(_since_its_last(before, saver.format) if there else before, saver.format, turn.run_id)
         mine = _of_run(there, {it.id for it in stored})
         self._fresh = [] if mine else as_theirs([*past, *_input(self._own, stored, turn.run_id)], there)
         others = [it for it in there if not any(it is own for own in mine)]
@@ -229,9 +234,9 @@ def _input(own: Sequence[Message], stored: Sequence[Message], run_id: str) -> It
         yield (ids[place] if place < len(ids) else None) or f"{run_id}-input-{place}", message
 
 
-def _since_its_last(past: Sequence[Message]) -> Sequence[Message]:
+def _since_its_last(past: Sequence[Message], own: str) -> Sequence[Message]:
     """What was said after the graph was last given anything: of what was before, it has forgotten on purpose what it has not."""
-    place = next((n for n in range(len(past) - 1, -1, -1) if _is_own(past[n])), None)
+    place = next((n for n in range(len(past) - 1, -1, -1) if _is_own(past[n], own)), None)
     if place is None:
         return past
     run = past[place].run_id
@@ -239,18 +244,18 @@ def _since_its_last(past: Sequence[Message]) -> Sequence[Message]:
     return past[(given[-1] if given else place) + 1 :]
 
 
-def _named(past: Iterable[Message], run_id: str) -> Iterator[tuple[str, Message]]:
+def _named(past: Iterable[Message], own: str, run_id: str) -> Iterator[tuple[str, Message]]:
     """What others said, with the ids of its entries: results only with their calls."""
     calls: set[str | None] = set()
     for place, message in enumerate(past):
         results = [part.id for part in message.parts if isinstance(part, ToolResult)]
-        if not _is_own(message) and calls.issuperset(results):
+        if not _is_own(message, own) and calls.issuperset(results):
             calls |= {call.id for call in _calls(message)}
             yield message.id or (f"result-{results[0]}" if results else f"{run_id}-{place}"), message
 
 
-def _is_own(message: Message) -> bool:
-    return message.native is not None and message.native.format == FORMAT
+def _is_own(message: Message, own: str) -> bool:
+    return message.native is not None and message.native.format == own
 
 
 def _of_run(there: list[Any], own: set[str | None]) -> list[Any]:

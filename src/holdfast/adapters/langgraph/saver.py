@@ -33,11 +33,13 @@ from .memo import remembering
 from .records import FORM, Found, Place, Record, Write
 from .sealed import new_seals, steady
 from .threads import Draft, Threads
-from .transcript import entry_of, shown
+from .transcript import FORMAT, entry_of, shown
 from .turns import Turn, Turns, calling_loop
 
 UserId: TypeAlias = str | Callable[[RunnableConfig], str | None] | None
 T = TypeVar("T")
+OWNER = "holdfast_agent"
+"""In a checkpoint's metadata: the agent that runs the graph."""
 _BATCH = 32
 
 
@@ -74,16 +76,32 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         self._user_id = user_id
         self._turns = Turns(self.store, wait, lease) if exclusive else None
         self._fence: int | None = None
+        self._owner: str | None = None
+        self._lane = ""
 
-    def under(self, fence: int | None) -> Self:
-        """This checkpointer for a run that holds the session's claim: it waits for nobody, and stores nothing once that claim has ended."""
+    def under(self, fence: int | None, owner: str) -> Self:
+        """This checkpointer for a run of agent `owner` that holds the session's claim.
+
+        It waits for nobody, and stores nothing once that claim has ended. The checkpoints, and what follows on them, are the agent's.
+        """
         other = copy(self)
-        other._turns, other._fence = None, fence
+        other._turns, other._fence, other._owner = None, fence, owner
         return other
+
+    def lane(self, agent: str) -> Self:
+        """This checkpointer for the checkpoints of `agent` in sessions where another agent's graph has the thread itself."""
+        other = copy(self)
+        other._lane = f"@{agent}|"
+        return other
+
+    @property
+    def format(self) -> str:
+        """The `Native.format` of messages that stem from here."""
+        return FORMAT + self._lane.removesuffix("|")
 
     def shown(self, thread_id: str, message: BaseMessage) -> Message:
         """A message of a graph as its session shows it."""
-        return shown(message, refer(message, self._steady(thread_id), {}))
+        return shown(message, refer(message, self._steady(thread_id), {}), self.format)
 
     # --- reading ---
 
@@ -107,8 +125,10 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         """
         user = self._user(config or {})
         left = limit
+        ns = None if _named(config, "checkpoint_ns") is None else self._place(config or {}).ns
         async for thread in _one(_thread(config)) if config else self._threads.marked(user):
-            places = _listed(await self._threads.places(thread, _named(config, "checkpoint_ns"), user), config, before)
+            there = [at for at in await self._threads.places(thread, ns, user) if at.ns.startswith(self._lane)]
+            places = _listed(there, config, before)
             while places and (left is None or left > 0):
                 size = _BATCH if left is None or filter else min(left, _BATCH)
                 batch, places = places[:size], places[size:]
@@ -123,7 +143,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
 
         So a conversation that another framework began goes on here. The session shows these messages once, as their authors wrote them.
         """
-        found = await self._load(_config(_place(config)._replace(id="")))
+        found = await self._load(self._config(self._place(config)._replace(id="")))
         channel = found.checkpoint["channel_values"].get(self._threads.channel or "") if found else None
         return unseen(await self._threads.said_elsewhere(_thread(config), self._user(config)), channel)
 
@@ -156,7 +176,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         """
         writes: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
         seeds: dict[str, Any] = {}
-        async for found, chunks in self._threads.ancestors(_place(config), self._user(config)):
+        async for found, chunks in self._threads.ancestors(self._place(config), self._user(config)):
             for write in reversed(found.writes):
                 if write.channel in writes and write.channel not in seeds:
                     writes[write.channel].append((write.task, write.channel, resolve(write.value, self.serde, chunks)))
@@ -280,7 +300,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     # --- one call ---
 
     async def _load(self, config: RunnableConfig) -> CheckpointTuple | None:
-        at = _place(config)
+        at = self._place(config)
         found = await self._threads.find(at, self._user(config))
         if found is None:
             return None
@@ -296,7 +316,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
         turn: Turn | None,
     ) -> RunnableConfig:
-        parent = _place(config)
+        parent = self._place(config)
         at = parent._replace(id=checkpoint["id"])
 
         def draft(before: Record | None) -> Draft:
@@ -306,12 +326,12 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         if turn is not None and turn.loaded_at is not None:
             await self._threads.check_newest(parent, user, turn.loaded_at)
         await self._threads.put(at, parent.id, user, draft, self._entry, turn and turn.fence)
-        return _config(at)
+        return self._config(at)
 
     async def _put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str, turn: Turn | None
     ) -> None:
-        at = _place(config)
+        at = self._place(config)
         chunks: Chunks = {}
         serde = self._steady(at.thread)
         stored = [
@@ -325,7 +345,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         if self._turns is None:
             yield self._held(config)
         else:
-            async with self._turns.turn(config, _place(config), self._user(config)) as turn:
+            async with self._turns.turn(config, self._place(config), self._user(config)) as turn:
                 yield turn
 
     @contextmanager
@@ -333,13 +353,19 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         if self._turns is None:
             yield self._held(config)
         else:
-            with self._turns.turn_blocking(config, _place(config), self._user(config)) as turn:
+            with self._turns.turn_blocking(config, self._place(config), self._user(config)) as turn:
                 yield turn
 
     def _held(self, config: RunnableConfig) -> Turn | None:
         return None if self._fence is None else Turn(_thread(config), self._fence)
 
     # --- between LangGraph's values and ours ---
+
+    def _place(self, config: RunnableConfig) -> Place:
+        return Place(_thread(config), self._lane + (_named(config, "checkpoint_ns") or ""), _named(config, "checkpoint_id") or "")
+
+    def _config(self, at: Place) -> RunnableConfig:
+        return {"configurable": {"thread_id": at.thread, "checkpoint_ns": at.ns.removeprefix(self._lane), "checkpoint_id": at.id}}
 
     def _user(self, config: RunnableConfig) -> str | None:
         return self._user_id(config) if callable(self._user_id) else self._user_id
@@ -361,9 +387,12 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         channel = self._threads.channel
         values = inherited | {name: refer(value, serde, chunks, split=name == channel) for name, value in brought.items()}
         bare = {name: value for name, value in checkpoint.items() if name != "channel_values"}
+        owner = self._owner or (before and owner_of(self._metadata(before)))
+        if owner is not None:
+            metadata = cast("CheckpointMetadata", {**metadata, OWNER: owner})
         record = Record(
             FORM,
-            _place(config).id or None,
+            self._place(config).id or None,
             Inline(*serde.dumps_typed(bare)),
             Inline(*serde.dumps_typed(get_checkpoint_metadata(config, metadata))),
             values,
@@ -394,10 +423,10 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         serde = self._steady(at.thread)
         values = {name: resolve(ref, serde, chunks) for name, ref in record.values.items()}
         return CheckpointTuple(
-            config=_config(at),
+            config=self._config(at),
             checkpoint=cast("Checkpoint", {**self._loads(record.checkpoint), "channel_values": values}),
             metadata=self._metadata(record),
-            parent_config=_config(at._replace(id=record.parent)) if record.parent else None,
+            parent_config=self._config(at._replace(id=record.parent)) if record.parent else None,
             pending_writes=[(write.task, write.channel, resolve(write.value, serde, chunks)) for write in writes],
         )
 
@@ -410,6 +439,11 @@ async def _next(items: AsyncIterator[T]) -> T | None:
     return await anext(items, None)
 
 
+def owner_of(metadata: Mapping[str, Any] | None) -> str | None:
+    """The agent whose checkpoint this is; None where nobody's agent made it."""
+    return (metadata or {}).get(OWNER)
+
+
 def _named(config: RunnableConfig | None, name: str) -> Any:
     return (config or {}).get("configurable", {}).get(name)
 
@@ -419,14 +453,6 @@ def _thread(config: RunnableConfig) -> str:
     if thread is None:
         raise InvalidId("the config names no thread: pass config={'configurable': {'thread_id': ...}}")
     return check_session_id(thread if isinstance(thread, str) else str(thread))
-
-
-def _place(config: RunnableConfig) -> Place:
-    return Place(_thread(config), _named(config, "checkpoint_ns") or "", _named(config, "checkpoint_id") or "")
-
-
-def _config(at: Place) -> RunnableConfig:
-    return {"configurable": {"thread_id": at.thread, "checkpoint_ns": at.ns, "checkpoint_id": at.id}}
 
 
 def _listed(places: Sequence[Place], config: RunnableConfig | None, before: RunnableConfig | None) -> Sequence[Place]:

@@ -21,7 +21,10 @@ from .chunks import Ref, name_of
 from .elsewhere import entries_behind
 
 FORMAT = "langgraph/1"
-"""`Native.data` is `{"chunk": NAME}`: blob `k/NAME` of namespace `langgraph` holds the message, serialized."""
+"""`Native.data` is `{"chunk": NAME}`: blob `k/NAME` of namespace `langgraph` holds the message, serialized.
+
+Of an agent whose graph isn't the one that has the thread, it is this with `@` and the agent's name: to the thread, somebody else's.
+"""
 _ROLES = {"human": "user", "ai": "assistant", "function": "tool"}
 _SHORT = 256
 
@@ -66,13 +69,13 @@ def entry_of(value: Any, ref: Ref) -> NewEntry | None:
     message = _message(value)
     if message is not None and entries_behind(message):
         return None
-    return NewEntry((message and message.id) or new_id(), MESSAGE, encode_message(shown(value, ref)), time=now())
+    return NewEntry((message and message.id) or new_id(), MESSAGE, encode_message(shown(value, ref, FORMAT)), time=now())
 
 
-def shown(value: Any, ref: Ref) -> Message:
+def shown(value: Any, ref: Ref, format: str) -> Message:
     """`value` as everybody reads it, with where it is itself."""
     message = _message(value)
-    native = Native(FORMAT, msgspec.Raw(msgspec.json.encode({"chunk": name_of(ref)})))
+    native = Native(format, msgspec.Raw(msgspec.json.encode({"chunk": name_of(ref)})))
     if message is None:
         return Message("other", (Other(type(value).__name__, {}),), native=native)
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, message.type)
