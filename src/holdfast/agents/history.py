@@ -72,7 +72,7 @@ _DEFAULT_TOKENS = 32_000
 
 
 class Past(msgspec.Struct, frozen=True):
-    """What was chosen. `ranges` are the seqs of what is sent, first and last of each stretch, in order; `cut` says that there is more.
+    """What was chosen. `ranges` are the seqs it is taken from, first and last of each stretch, in order; `cut` says that there is more.
 
     `summary`: the seq of the summary that is sent, the first of `messages`. `calls`: none but so many tool calls were kept. `fresh`: how
     long the runs are that no summary covers (tokens, messages), `reached` whether these are all of them.
