@@ -19,7 +19,14 @@ DESK = """
 import os
 
 from holdfast import Agent
+from holdfast.agents import tool
 from holdfast.models import OpenAIChat
+
+
+@tool(confirm=True)
+def refund(order: str) -> str:
+    "Give the money back."
+    return f"{order} refunded"
 
 
 def look(order: str) -> str:
@@ -27,7 +34,7 @@ def look(order: str) -> str:
     return f"{order} has shipped"
 
 
-desk = Agent(OpenAIChat(id="gpt-5.2", base_url=os.environ["MODEL"], api_key="none"), name="desk", tools=[look])
+desk = Agent(OpenAIChat(id="gpt-5.2", base_url=os.environ["MODEL"], api_key="none"), name="desk", tools=[look, refund])
 """
 
 

@@ -21,6 +21,7 @@ from holdfast import Store
 from holdfast.testing.model_server import Answer, ModelServer, Request
 from tests.server.conftest import Sent, events
 from tests.server.processes import Process, served
+from tests.servers.redis import redis8, server
 
 CLIENTS = 8
 LEASE = 2
@@ -126,21 +127,29 @@ async def _renewed(server: Process, old: set[int]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_restarts_under_load_lose_nothing(tmp_path: Path, slow: ModelServer) -> None:
-    store = f"sqlite:///{tmp_path / 'chat.db'}"
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'chat.db'}"
+    else:
+        with server(redis8()) as it:
+            yield it.url
+
+
+async def test_restarts_under_load_lose_nothing(tmp_path: Path, slow: ModelServer, store: str) -> None:
     words = ("--workers", "2", "--grace", "0.5", "--store", store)
-    with served(tmp_path, slow, *words, HOLDFAST_SERVER__LEASE=str(LEASE)) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None)) as http:
+    with served(tmp_path, slow, *words, HOLDFAST_SERVER__LEASE=str(LEASE)) as workers:
+        async with httpx.AsyncClient(base_url=workers.url, timeout=60, limits=httpx.Limits(max_connections=None)) as http:
             over, talks, back = asyncio.Event(), [Talk(http, f"talk-{n}", follows=n % 2 == 0) for n in range(CLIENTS)], Background(http)
             going = [asyncio.create_task(it.go_on(over)) for it in (*talks, back)]
             await asyncio.sleep(1)
             for _ in range(2):
-                old = server.workers
-                server.signal(signal.SIGHUP)
-                await _renewed(server, old)
-            killed = sorted(server.workers)[0]
+                old = workers.workers
+                workers.signal(signal.SIGHUP)
+                await _renewed(workers, old)
+            killed = sorted(workers.workers)[0]
             os.kill(killed, signal.SIGKILL)
-            await _renewed(server, {killed})
+            await _renewed(workers, {killed})
             await asyncio.sleep(1)
             over.set()
             async with asyncio.timeout(40):
@@ -150,8 +159,8 @@ async def test_restarts_under_load_lose_nothing(tmp_path: Path, slow: ModelServe
             for talk in talks:
                 for key, told in talk.told.items():
                     await _told_right(http, talk.name, key, told)
-        server.signal(signal.SIGTERM)
-        assert server.ended() == 0
+        workers.signal(signal.SIGTERM)
+        assert workers.ended() == 0
     runs = [(talk.name, key) for talk in talks for key in talk.told]
     await _done_once(store, [*runs, *[(f"back-{int(key[3:]) % 3}", key) for key in back.accepted]])
 

@@ -19,10 +19,10 @@ from holdfast import Session, Store
 from holdfast import sync as blocking
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import Found, Settings
-from holdfast.server import create_app
+from holdfast.server import create_app, taking
 from holdfast.server.process import Serve, set_up
 from holdfast.server.queue import RunQueue, Waiting
-from holdfast.testing.model_server import Answer, ModelServer, Request
+from holdfast.testing.model_server import Answer, ModelServer, Request, call
 from tests.server.conftest import desk, events
 from tests.server.processes import command, environment, served, until
 
@@ -172,6 +172,31 @@ def test_a_background_run_outlives_kill_9(tmp_path: Path, held: tuple[Held, Mode
         until(lambda: asyncio.run(listed(tmp_path)) == [])
 
 
+def test_a_run_that_goes_on_in_the_background_after_a_decision_outlives_kill_9(tmp_path: Path) -> None:
+    let = threading.Event()
+
+    def rule(request: Request) -> Answer:
+        return Answer(text="Done.", hold=let) if request.input[-1]["role"] == "tool" else call("refund", order="7")
+
+    with ModelServer(rule) as model:
+        with served(tmp_path, model, HOLDFAST_SERVER__LEASE="1") as server:
+            (asked,) = begin(server.url, "a").json()["requirements"]
+            decision = {"decisions": [{"requirement": asked["id"], "outcome": "approve"}], "background": True}
+            decided = httpx.post(f"{server.url}/sessions/of-a/runs/a/decisions", json=decision, timeout=20)
+            assert (decided.status_code, decided.json()["status"]) == (202, "running")
+            again = httpx.post(f"{server.url}/sessions/of-a/runs/a/decisions", json=decision, timeout=20)
+            assert again.status_code == 409
+            model.wait_for(2)
+            os.kill(server.process.pid, signal.SIGKILL)
+        let.set()
+        with served(tmp_path, model, HOLDFAST_SERVER__LEASE="1") as server:
+            until(lambda: status(server.url, "a")["status"] == "completed")
+            told = status(server.url, "a")
+            assert (told["content"], told["attempt"]) == ("Done.", 2)
+            assert [it["kind"] for it in told["spans"]].count("tool") == 1
+            until(lambda: asyncio.run(listed(tmp_path)) == [])
+
+
 async def listed(folder: Path) -> list[Waiting]:
     async with Store.open(f"sqlite:///{folder / 'holdfast.db'}", as_admin=True) as store:
         return [it for _, it in await RunQueue(lambda tenant: store, "default").all()]
@@ -213,14 +238,37 @@ async def test_a_run_that_kills_its_processes_is_given_up(model: ModelServer, pl
     session = await died_with(runtime.store, "s", "r")
     async with app.router.lifespan_context(app):
         await serving.queue.put("default", Waiting(session_id="s", run_id="r", agent="desk", tries=4))
-        async with asyncio.timeout(15):
-            while await serving.queue.get("default", "s", "r") is not None:  # noqa: ASYNC110  # it sets no event
-                await asyncio.sleep(0.1)
+        await gone(serving.queue, "r")
         await session.refresh()
         run = await session.get_run("r")
         assert run is not None
         assert (run.status, run.error) == ("error", "TriedTooOften")
     assert model.requests == []
+
+
+async def test_a_paused_run_stays_on_the_list_for_as_long_as_a_decision_may_take(
+    model: ModelServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime: Runtime = desk(model, place)
+    app = create_app(runtime)
+    serving = app.state.serving
+    async with app.router.lifespan_context(app):
+        await runtime.agents["desk"].run("refund", session_id="s", run_id="r")
+        plain, decided = (Waiting(session_id="s", run_id="r", agent="desk", decided=it) for it in (False, True))
+        await serving.queue.put("default", decided)
+        await asyncio.sleep(2.5)
+        assert await serving.queue.get("default", "s", "r") == decided
+        await serving.queue.put("default", plain)
+        await gone(serving.queue, "r")
+        monkeypatch.setattr(taking, "_BEGINS", 0.0)
+        await serving.queue.put("default", decided)
+        await gone(serving.queue, "r")
+
+
+async def gone(queue: RunQueue, run_id: str) -> None:
+    async with asyncio.timeout(15):
+        while await queue.get("default", "s", run_id) is not None:  # noqa: ASYNC110  # it sets no event
+            await asyncio.sleep(0.1)
 
 
 async def died_with(store: Store, session_id: str, run_id: str) -> Session:

@@ -104,6 +104,12 @@ class Going:
             self.resume(run)
         return QUEUED
 
+    async def decided(self, stream: RunStream, run: Under) -> None:
+        """Take on a paused run that goes on with decisions, whoever dies: they and its place on the list are stored when this returns."""
+        await self._queue.put(run.tenant, self._waiting(run, decided=True))
+        await anext(stream, None)  # its beginning is stored with the decisions; what kept it from that is raised here
+        self.keep(asyncio.create_task(self._listed(stream, run)), run, stream)
+
     def resume(self, run: Under, *, wait: float = _IN_LINE) -> None:
         """Bring a listed run to its end, if it can be had within `wait` seconds."""
         whose: dict[str, Any] = {"session_id": run.session_id, "user_id": run.user_id}
@@ -167,8 +173,9 @@ class Going:
             with suppress(HoldfastError):  # whoever looks at the list finds it ended
                 await self._queue.remove(run.tenant, self._waiting(run))
 
-    def _waiting(self, run: Under) -> Waiting:
-        return Waiting(session_id=run.session_id, run_id=run.run_id, agent=self._named(run.agent), user_id=run.user_id)
+    def _waiting(self, run: Under, *, decided: bool = False) -> Waiting:
+        agent = self._named(run.agent)
+        return Waiting(session_id=run.session_id, run_id=run.run_id, agent=agent, user_id=run.user_id, decided=decided)
 
     # --- telling ---
 

@@ -17,7 +17,10 @@ _ALL = (BlobRange(namespace=_RUNS), BlobRange(namespace=_TENANTS))
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A run that is to be brought to its end. `tries`: how many processes have died with it; `freed`: how many have let go of it."""
+    """A run that is to be brought to its end. `tries`: how many processes have died with it; `freed`: how many have let go of it.
+
+    `decided`: somebody goes on with it after a pause, which may not have ended yet.
+    """
 
     session_id: str
     run_id: str
@@ -25,6 +28,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user_id: str | None = None
     tries: int = 0
     freed: int = 0
+    decided: bool = False
 
     @property
     def key(self) -> str:

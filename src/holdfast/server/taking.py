@@ -17,7 +17,7 @@ import msgspec
 from .. import Fenced, HoldfastError, RunInfo, SessionBusy, SessionGone, SessionNotFound
 from ..backend import Claim, ReadPlan, Window
 from ..entries import RUN
-from ..runs import ERROR, INTERRUPTED, QUEUED, RUNNING
+from ..runs import ERROR, INTERRUPTED, PAUSED, QUEUED, RUNNING, WAIT
 from .going import Going, Under
 from .queue import RunQueue, Waiting
 
@@ -26,6 +26,8 @@ MOST_TRIES = 5
 """Processes that may die with a run before it is given up."""
 _EVERY, _SELDOM = 1.0, 3.0
 """Seconds between two looks at the list: while something is on it, and at most."""
+_BEGINS = WAIT + 30
+"""Seconds that a run whose pause has been decided on may take to begin again: it waits for others of its session."""
 _LEFT = (QUEUED, RUNNING, INTERRUPTED)
 
 
@@ -35,8 +37,14 @@ class _Watch:
     def __init__(self, freed: int) -> None:
         self.freed = freed
         self.next = 0.0
+        self._began = time.monotonic()
         self._mark: tuple[int, int | None] | None = None
         self._since = 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds since this worker has first seen it."""
+        return time.monotonic() - self._began
 
     def due(self, freed: int) -> bool:
         """Whether to look at it now: when the time has come, or somebody has let go of it."""
@@ -98,6 +106,9 @@ class Taking:
             run, fence, claim = await _state(under)
         except (SessionNotFound, SessionGone):
             run, fence, claim = None, 0, None
+        if run is not None and run.status == PAUSED and it.decided and watch.age < _BEGINS:
+            watch.next = time.monotonic() + _SELDOM
+            return
         if run is None or run.status not in _LEFT:
             await self._queue.remove(under.tenant, it)
             return

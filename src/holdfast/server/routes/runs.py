@@ -161,7 +161,10 @@ async def follow_run(session_id: Whole, run_id: Whole, caller: Whoever, here: He
 
 @router.post("/sessions/{session_id}/runs/{run_id}/decisions", response_model=RunTold | RunBegun)
 async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Whoever, here: Here, response: Response) -> Any:
-    """Decide on what a paused run waits for, all of it or some; the run goes on once nothing is open."""
+    """Decide on what a paused run waits for, all of it or some; the run goes on once nothing is open.
+
+    In the `background` it is answered when the decisions are stored, and comes to its end whoever dies.
+    """
     session = await here.session(caller, session_id)
     found, log = await session.run_log(run_id, light=True)
     if found is None:
@@ -177,8 +180,11 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
     for it in made:
         here.audit(caller, it.outcome, session_id, run_id=run_id, requirement=it.requirement)
     if given.stream or given.background:
-        events = here.going.told(agent.continue_run(run_id, made, **options, stream=True, detached=True), under)
-        return stream(events) if given.stream else _begun(response, under, RUNNING)
+        going = agent.continue_run(run_id, made, **options, stream=True, detached=True)
+        if given.stream:
+            return stream(here.going.told(going, under))
+        await here.going.decided(going, under)
+        return _begun(response, under, RUNNING)
     return await _answered(here, agent.continue_run(run_id, made, **options), under)
 
 
