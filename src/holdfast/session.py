@@ -314,7 +314,8 @@ class Session(Readings):
     async def cancel_run(self, run_id: str) -> bool:
         """End a run that is under way or waits for people, whoever drives it, as cancelled; False for one that is over.
 
-        Its driver may write no more, and stops. `UsageError` for a run that isn't there, or is a part of another.
+        Its driver may write no more, and stops. What members of a team wait for in sessions of their own stays: `agent.cancel_run` ends
+        that too. `UsageError` for a run that isn't there, or is a part of another.
         """
         return await cancel(self, check_id(run_id, "run id"))
 

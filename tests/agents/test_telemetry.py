@@ -27,7 +27,7 @@ from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from holdfast import InvalidValue, Store
-from holdfast.agents import Agent, Parallel, Step, StepInput, Team, ToolInvocation, Workflow, tool
+from holdfast.agents import Agent, History, Parallel, Step, StepInput, Summaries, Team, ToolInvocation, Workflow, tool
 from holdfast.agents.history import results_of
 from holdfast.agents.telemetry import Telemetry
 from holdfast.sync import Agent as BlockingAgent
@@ -168,6 +168,38 @@ async def test_the_conversation_is_the_session_in_every_turn(chat: Models, memor
         await agent.run("hi", session_id="s", user_id="ada")
     assert {it["gen_ai.conversation.id"] for it in seen.named("invoke_agent") + seen.named("chat scripted")} == {"s"}
     assert [it["holdfast.user.id"] for it in seen.named("invoke_agent")] == ["ada", "ada"]
+
+
+async def test_what_is_asked_for_a_name_or_a_summary_is_told_of_and_belongs_to_no_run(chat: Models, memory: Store, seen: Exported) -> None:
+    history = History(summaries=Summaries(keep=1))
+    answers = ["one", "two", "What was said.", "A talk"]
+    agent = chat.agent(answers, name="desk", store=memory, history=history, middleware=[seen.telemetry()])
+    replies = [await agent.run("hi", session_id="s") for _ in range(2)]
+    assert await agent.compact("s") == "What was said."
+    assert (await agent.set_session_name("s", autogenerate=True)).info.name == "A talk"
+    *runs, summary, name = seen.named("chat scripted")
+    assert [it["holdfast.run.id"] for it in runs] == [it.run_id for it in replies]
+    for it, purpose in ((summary, "summary"), (name, "name")):
+        assert it["holdfast.purpose"] == purpose
+        assert it["gen_ai.conversation.id"] == "s"
+        assert it["gen_ai.agent.name"] == "desk"
+        assert it["gen_ai.usage.input_tokens"] > 0
+        assert "holdfast.run.id" not in it
+    assert [it["gen_ai.usage.input_tokens"] for it in seen.named("invoke_agent desk")] == [it.metrics.input_tokens for it in replies]
+    assert seen.tree() == [*["invoke_agent desk", "  chat scripted"] * 2, "chat scripted", "chat scripted"]
+    (calls,) = seen.points()["gen_ai.client.operation.duration"]
+    assert calls.count == 4
+
+
+async def test_a_summary_that_is_made_after_its_run_is_not_counted_to_it(chat: Models, memory: Store, seen: Exported) -> None:
+    history = History(summaries=Summaries(after=1, keep=1))
+    agent = chat.agent(["one", "two", "What was said."], store=memory, history=history, middleware=[seen.telemetry()])
+    replies = [await agent.run("hi", session_id="s") for _ in range(2)]
+    async with asyncio.timeout(10):
+        while await agent.get_session_summary("s") is None:  # noqa: ASYNC110  # it is made in the background
+            await asyncio.sleep(0.02)
+    assert [it["gen_ai.usage.input_tokens"] for it in seen.named("invoke_agent")] == [it.metrics.input_tokens for it in replies]
+    assert [it.get("holdfast.purpose") for it in seen.named("chat scripted")] == [None, None, "summary"]
 
 
 async def test_what_the_store_does_for_a_run_is_under_it(chat: Models, memory: Store, seen: Exported) -> None:

@@ -23,9 +23,10 @@ from ..session import Session
 from ..store import Store
 from . import naming
 from .around import ContextProvider, Middleware, Posthook, Prehook, check_around
+from .asking import asked
 from .compaction import Compaction
 from .driving import Driving
-from .engine import Engine, Said, Turn, check_holds
+from .engine import Engine, check_holds
 from .events import Event
 from .following import follow
 from .history import DEFAULT, History
@@ -259,7 +260,7 @@ class Agent:
         """The run; what it leaves to be summed up is, after it."""
         output = await _explained(driving, emit)
         if output.status == COMPLETED and driving.long:
-            self._compaction.begin(driving.session, self._crew.engine, self._crew.model)
+            self._compaction.begin(driving.session, self._crew)
         return output
 
     async def enqueue(
@@ -370,7 +371,7 @@ class Agent:
         model's client raises, and `SessionNotFound` where there is no session.
         """
         session = await self._there(session_id, user_id)
-        return await self._compaction.now(session, self._crew.engine, self._crew.model)
+        return await self._compaction.now(session, self._crew)
 
     async def get_session_summary(self, session_id: str | None = None, *, user_id: str | None = None) -> str | None:
         """What the newest summary of a session says, or None; `SessionNotFound` where there is no session."""
@@ -382,17 +383,16 @@ class Agent:
         if not spoken:
             return naming.fallback([], session.id)
         try:
-            name = naming.tidy(await self._ask(session, naming.INSTRUCTIONS, naming.question(spoken)))
+            name = naming.tidy(await self._name_of(session, naming.question(spoken)))
         except Exception as error:  # whatever a model's client raises, a name is not worth failing for
             log.warning("no name from the model, the first words are taken: session_id=%s error=%s", session.id, type(error).__name__)
             name = ""
         return name or naming.fallback(spoken, session.id)
 
-    async def _ask(self, session: Session, instructions: str, question: str) -> str:
-        """One answer of the model outside of any run."""
-        turn = Turn(messages=(user(question),), instructions=instructions, session=session, run_id=new_id())
-        async with aclosing(self._crew.engine.run(turn)) as steps:
-            return "".join([step.message.text async for step in steps if isinstance(step, Said)])
+    async def _name_of(self, session: Session, question: str) -> str:
+        """The model's name for a session."""
+        said, _ = await asked(session, question, naming.INSTRUCTIONS, crew=self._crew, purpose="name")
+        return said
 
     async def _there(self, session_id: str | None, user_id: str | None) -> Session:
         found = await self.get_session(session_id, user_id=user_id)

@@ -7,7 +7,7 @@ commit, and an exception ends the run as an error.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,6 +18,7 @@ from .output import RunOutput
 
 Next = Callable[[], Awaitable[None]]
 Reply = str | Message
+Purpose = Literal["answer", "name", "summary"]
 
 
 class RunContext:
@@ -72,7 +73,8 @@ class ModelCall(msgspec.Struct):
 
     What comes after it is as far as it is known, for looking on: who asks (`agent`) and what of whom; from `response_model` on, once the
     model has answered. `failure` is the type of an error that the caller is told elsewhere: one that breaks a stream off is no exception
-    here, but a cancellation.
+    here, but a cancellation. `purpose`: "answer" in a run; a session's "name" and a "summary" are asked for outside of any, under a
+    `run_id` that no session knows.
     """
 
     session: Session
@@ -91,6 +93,7 @@ class ModelCall(msgspec.Struct):
     output_tokens: int | None = None
     failure: str | None = None
     agent: str | None = None
+    purpose: Purpose = "answer"
 
 
 class ToolInvocation(msgspec.Struct):

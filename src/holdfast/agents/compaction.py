@@ -21,12 +21,14 @@ from ..backend import Counts, Key
 from ..entries import Entry, NewEntry
 from ..errors import Conflict, SessionGone, SessionNotFound, StoreClosed, UsageError
 from ..ids import new_id, now
-from ..messages import LEFT_OUT, Blob, File, Message, Part, Text, ToolCall, ToolResult, Uri, user
+from ..messages import LEFT_OUT, Blob, File, Message, Part, Text, ToolCall, ToolResult, Uri
 from ..running import counts_of
 from ..runs import COMPLETED, PAUSED, QUEUED, RUNNING, WAIT, Patience, RunInfo
 from ..session import Session
-from .engine import Engine, Said, Turn
+from .asking import asked
+from .engine import Engine
 from .history import DEEP_PAGE, KINDS, Group, calls_of, groups_of, tokens_of
+from .orders import Crew
 from .summaries import FORM, Summaries, Summary, summary_of, told
 
 log = logging.getLogger("holdfast")
@@ -78,72 +80,67 @@ class Compaction:
         self._model = model
         self._under_way: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[int, Key], asyncio.Task[None]]] = WeakKeyDictionary()
 
-    def begin(self, session: Session, engine: Engine, model: str) -> None:
+    def begin(self, session: Session, crew: Crew) -> None:
         """Sum up what is due, in a task of its own; where one is under way for this session, the next run will see."""
         mine = self._under_way.setdefault(asyncio.get_running_loop(), {})
         key = _key(session)
         if key not in mine:
-            mine[key] = asyncio.create_task(self._later(session.twin(), engine, model))
+            mine[key] = asyncio.create_task(self._later(session.twin(), crew))
             mine[key].add_done_callback(lambda _: mine.pop(key, None))
 
-    async def _later(self, session: Session, engine: Engine, model: str) -> None:
+    async def _later(self, session: Session, crew: Crew) -> None:
         await asyncio.sleep(_BREATH)
         try:
-            await self._all(session, engine, model, due=True)
+            await self._all(session, crew, due=True)
         except (SessionGone, SessionNotFound, StoreClosed):
             pass  # there is nothing to sum up any more
         except Exception as error:  # a model's client may raise anything: the next run tries again
             log.warning("no summary was made: session_id=%s error=%s", session.id, type(error).__name__)
 
-    async def now(self, session: Session, engine: Engine, model: str) -> str | None:
+    async def now(self, session: Session, crew: Crew) -> str | None:
         """Sum up all but the newest runs; the text, or None where there is nothing to sum up."""
         running = self._under_way.get(asyncio.get_running_loop(), {}).get(_key(session))
         if running is not None:
             await asyncio.wait({running})
-        return await self._all(session.twin(), engine, model, due=False)
+        return await self._all(session.twin(), crew, due=False)
 
-    async def _all(self, session: Session, engine: Engine, model: str, *, due: bool) -> str | None:
+    async def _all(self, session: Session, crew: Crew, *, due: bool) -> str | None:
         """Make the summaries there are to make; the last one's text, None where there was none. `due`: only those that are long enough."""
         text: str | None = None
         while True:
             older = await look(session, self.summaries.keep)
             if not older.groups or (due and not self.summaries.due(older.sizes)):
                 return text
-            made = await self._make(session, older, engine, model)
+            made = await self._make(session, older, crew)
             if made is None or not (due or older.more):
                 return made or text
             text = made
 
-    async def _make(self, session: Session, older: Older, engine: Engine, model: str) -> str | None:
-        text, used = await self._summed_up(session, older, self._engine or engine)
+    async def _make(self, session: Session, older: Older, crew: Crew) -> str | None:
+        text, used = await self._summed_up(session, older, crew)
         summary = Summary(
             v=FORM,
             upto=older.upto,
             last=older.last,
             text=text,
             tokens=tokens_of(told(text)),
-            model=self._model if self._engine else model,
+            model=self._model if self._engine else crew.model,
             open=older.open,
         )
         return await store(session, summary, older, used)
 
-    async def _summed_up(self, session: Session, older: Older, engine: Engine) -> tuple[str, Counts]:
+    async def _summed_up(self, session: Session, older: Older, crew: Crew) -> tuple[str, Counts]:
         """What the model makes of it, piece by piece, and what that took."""
         text, used = older.text, Counts()
+        instructions = self.summaries.instructions or INSTRUCTIONS
         async with aclosing(pieces(session, older)) as given:
             async for piece in given:
-                answer, tokens = await self._asked(session, engine, question(text, piece))
+                asking = question(text, piece)
+                answer, tokens = await asked(session, asking, instructions, crew=crew, purpose="summary", engine=self._engine)
                 text, used = shortened(answer.strip(), LONGEST), used + tokens
                 if not text:
                     raise UsageError(f"the model said nothing to sum up session {session.id!r} with: give another, Summaries(model=...)")
         return text, used
-
-    async def _asked(self, session: Session, engine: Engine, question: str) -> tuple[str, Counts]:
-        turn = Turn(messages=(user(question),), instructions=self.summaries.instructions or INSTRUCTIONS, session=session, run_id=new_id())
-        async with aclosing(engine.run(turn)) as steps:
-            said = [step async for step in steps if isinstance(step, Said)]
-        tokens = Counts(input_tokens=sum([it.input_tokens for it in said]), output_tokens=sum([it.output_tokens for it in said]))
-        return "".join([it.message.text for it in said]), tokens
 
 
 def _key(session: Session) -> tuple[int, Key]:

@@ -95,7 +95,7 @@ class Telemetry(Middleware):
 
     async def on_model_call(self, call: ModelCall, call_next: Next) -> None:
         asked = _known({"gen_ai.provider.name": call.provider, "gen_ai.request.model": call.model})
-        if (run := _run.get()) is not None:
+        if (run := _run_of(call)) is not None:
             run.part.label(asked)  # a run has those of its newest call
         labels = {"gen_ai.operation.name": "chat"} | asked
         facts = _inside(call) | ({"gen_ai.request.stream": True} if call.stream else {})
@@ -144,7 +144,7 @@ class Telemetry(Middleware):
         for kind, tokens in (("input", call.input_tokens), ("output", call.output_tokens)):
             if tokens:
                 self._tokens.record(tokens, part.labels | {"gen_ai.token.type": kind})
-            if tokens and (run := _run.get()) is not None:
+            if tokens and (run := _run_of(call)) is not None:
                 run.part.add(f"gen_ai.usage.{kind}_tokens", tokens)
         told = [{"type": "text", "content": call.instructions}] if call.instructions else None
         self._show(part, lambda: {"gen_ai.system_instructions": told} | _conversation(call.messages, call.answer, call.finish_reason))
@@ -220,6 +220,11 @@ class _Run(NamedTuple):
 _run: ContextVar[_Run | None] = ContextVar("holdfast_telemetry", default=None)
 
 
+def _run_of(call: ModelCall | ToolInvocation) -> _Run | None:
+    """The run that a call is made for; None for one that is made for another purpose, maybe after a run whose context it has."""
+    return None if isinstance(call, ModelCall) and call.purpose != "answer" else _run.get()
+
+
 def _title(operation: str, name: str | None) -> str:
     return f"{operation} {name}" if name else operation
 
@@ -229,10 +234,12 @@ def _known(facts: Labels) -> Labels:
 
 
 def _inside(call: ModelCall | ToolInvocation) -> Labels:
-    """What each span inside a run has."""
-    run = _run.get()
+    """What the span of each call has."""
+    run = _run_of(call)
     name = None if run is not None and run.flow else call.agent
-    return _known({"gen_ai.conversation.id": call.session.id, "holdfast.run.id": call.run_id, "gen_ai.agent.name": name})
+    purpose = call.purpose if isinstance(call, ModelCall) and call.purpose != "answer" else None
+    facts = {"gen_ai.conversation.id": call.session.id, "gen_ai.agent.name": name, "holdfast.purpose": purpose}
+    return _known(facts | ({} if purpose else {"holdfast.run.id": call.run_id}))
 
 
 def _answer(invocation: RunInvocation) -> Message | None:

@@ -9,14 +9,17 @@ from msgspec import UNSET
 
 from ..messages import Message
 from ..session import Session
-from .around import Middleware, ModelCall, ToolInvocation, through_middleware
+from .around import Middleware, ModelCall, Purpose, ToolInvocation, through_middleware
 
 
 class Watched:
-    """The middleware of one run. An engine that finds it in its `Turn` makes its calls through it."""
+    """The middleware of one run, or of one answer for another purpose. An engine that finds it in its `Turn` makes its calls through it."""
 
-    def __init__(self, session: Session, run_id: str, middleware: Sequence[Middleware], agent: str | None = None) -> None:
+    def __init__(
+        self, session: Session, run_id: str, middleware: Sequence[Middleware], agent: str | None = None, purpose: Purpose = "answer"
+    ) -> None:
         self._session = session
+        self._purpose: Purpose = purpose
         self.agent = agent
         """Who makes the calls; another one where the run is handed over."""
         self._run_id = run_id
@@ -37,7 +40,7 @@ class Watched:
     def call(self, messages: Sequence[Message]) -> ModelCall:
         """The next model call; the engine adds what it knows of it."""
         self._asked += 1
-        return ModelCall(self._session, self._run_id, self._asked, list(messages), agent=self.agent)
+        return ModelCall(self._session, self._run_id, self._asked, list(messages), agent=self.agent, purpose=self._purpose)
 
     async def model(self, call: ModelCall, ask: Callable[[ModelCall], Awaitable[Message]]) -> Message:
         """The model's answer to `call.messages`, or what middleware made of either; `ask` calls the model."""

@@ -78,9 +78,9 @@ class Workflow(Agent):
             raise UsageError(f"workflow {self.name!r} has no model to sum up with: sum up with an Agent on the same store")
         return await super().compact(session_id, user_id=user_id)
 
-    async def _ask(self, session: Session, instructions: str, question: str) -> str:
+    async def _name_of(self, session: Session, question: str) -> str:
         """As an agent's; nothing where there is no model to ask: its steps are never done for a question of ours."""
-        return "" if isinstance(self._crew.engine, Pipeline) else await super()._ask(session, instructions, question)
+        return "" if isinstance(self._crew.engine, Pipeline) else await super()._name_of(session, question)
 
     def _spoken(self, agent: Agent, quiet: Workflow) -> Crew:
         """The crew of an agent that has the conversation, with the workflow as a tool of it."""
