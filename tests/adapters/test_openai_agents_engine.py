@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import agents as sdk
+import msgspec
 import pytest
 from agents import GuardrailFunctionOutput, Runner, function_tool
 from agents.models.openai_chatcompletions import OpenAIChatCompletionsModel
@@ -18,13 +19,14 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from holdfast import Message, Session, Store, Text, Unsupported
+from holdfast import Message, Session, Store, Text, ToolCall, Unsupported, assistant
 from holdfast.adapters.openai_agents import AgentsEngine, HoldfastSession
 from holdfast.agents import (
     Agent,
     Done,
     Middleware,
     ModelCall,
+    RunEnded,
     RunOutput,
     Said,
     Team,
@@ -36,6 +38,7 @@ from holdfast.runtime import Runtime
 from holdfast.testing.model_server import Answer, Call, ModelServer, Request, call
 from holdfast.testing.processes import Child
 
+from ..exported import Exported
 from .telling import ended, log, mark, numbered, the_end
 
 sdk.set_tracing_disabled(True)
@@ -133,10 +136,12 @@ def said(request: Request) -> list[str]:
     return found
 
 
+STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
 # --- conversations ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@STREAM
 async def test_a_second_turn_knows_the_first(desks: Desks, store: Store, stream: bool) -> None:
     desk = desks(call("find", order="7"), "It is in Oslo.", "Oslo, I said.")
     agent = desk.ours(store)
@@ -423,9 +428,128 @@ class Loud(Middleware):
         call.result = f"<{call.result}>"
 
 
-class Watching(Middleware):
+class Around(Middleware):
+    """Tells what it sees of each call, and does with it what its rule says."""
+
+    def __init__(self, before: Any = None, after: Any = None) -> None:
+        self.before, self.after = before, after
+        self.calls: list[ModelCall] = []
+
     async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
+        self.calls.append(call)
+        if self.before is not None and self.before(call):
+            return
         await call_next()
+        if self.after is not None:
+            self.after(call)
+
+
+@STREAM
+async def test_middleware_is_around_each_call_of_the_model(desks: Desks, store: Store, stream: bool) -> None:
+    around = Around()
+    desk = desks(call("find", order="7"), "It is in Oslo.")
+    output = await the_end(desk.ours(store, middleware=[around]), "Where is 7?", session_id="s", stream=stream)
+    assert output.content == "It is in Oslo."
+    assert [(it.number, it.run_id, it.agent, it.model, it.provider, it.stream) for it in around.calls] == [
+        (n, output.run_id, "desk", "scripted", "openai", stream) for n in (1, 2)
+    ]
+    assert [[message.role for message in it.messages] for it in around.calls] == [["user"], ["user", "assistant", "tool"]]
+    assert [it.answer and (it.answer.text or "call") for it in around.calls] == ["call", "It is in Oslo."]
+    assert desks.protocol == "chat" or sum([it.input_tokens or 0 for it in around.calls]) == output.metrics.input_tokens
+
+
+@STREAM
+async def test_middleware_may_change_what_is_sent_and_what_is_said(desks: Desks, store: Store, stream: bool) -> None:
+    def hide(call: ModelCall) -> None:
+        call.messages = [msgspec.structs.replace(it, parts=(Text(it.text.replace("1234", "***")),), native=None) for it in call.messages]
+
+    def sign(call: ModelCall) -> None:
+        assert call.answer is not None
+        call.answer = assistant(f"{call.answer.text} (signed)")
+
+    desk = desks("Noted.", "And so on.")
+    agent = desk.ours(store, middleware=[Around(hide, sign)])
+    assert (await the_end(agent, "My PIN is 1234", session_id="s", stream=stream)).content == "Noted. (signed)"
+    assert desk.sent == [["My PIN is ***"]]
+    assert await log(store) == ["My PIN is 1234", "Noted. (signed)"]
+    await the_end(agent, "more", session_id="s", stream=stream)
+    assert desk.sent[1] == ["My PIN is ***", "Noted. (signed)", "more"]
+
+
+@STREAM
+async def test_middleware_may_stand_for_the_model(desks: Desks, store: Store, stream: bool) -> None:
+    answers = iter([Message("assistant", (ToolCall("find", "c1", {"order": "7"}),)), assistant("I know that.")])
+
+    def answer(call: ModelCall) -> bool:
+        call.answer = next(answers)
+        return True
+
+    desk = desks("never")
+    output = await the_end(desk.ours(store, middleware=[Around(answer)]), "Where is 7?", session_id="s", stream=stream)
+    assert (output.content, desk.sent, desk.done) == ("I know that.", [], ["find 7"])
+    assert await log(store) == ["Where is 7?", "find()", "=order 7", "I know that."]
+    told = [event async for event in desk.ours(store).follow(output.run_id, "s")]
+    assert isinstance(told[-1], RunEnded)
+
+
+@STREAM
+async def test_what_middleware_raises_and_what_the_model_raises(desks: Desks, store: Store, stream: bool) -> None:
+    def refuse(call: ModelCall) -> None:
+        raise PermissionError("no more tokens")
+
+    desk = desks(Answer(status=500), "never")
+    with pytest.raises(PermissionError, match="no more tokens"):
+        await the_end(desk.ours(store, middleware=[Around(refuse)]), "hi", session_id="a", stream=stream)
+    assert desk.sent == []
+    broke: list[str] = []
+
+    class Telling(Middleware):
+        async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
+            try:
+                await call_next()
+            except Exception as error:
+                broke.append(type(error).__name__)
+                raise
+
+    with pytest.raises(Exception, match="500"):
+        await the_end(desk.ours(store, middleware=[Telling()]), "hi", session_id="b", stream=stream)
+    assert broke == ["InternalServerError"]
+
+
+async def test_middleware_sees_whoever_has_the_conversation_a_call_made_again_and_a_name(desk: Desks, store: Store) -> None:
+    here = desk(call("transfer_to_money"), call("refund", order="7"), "Paid.", "A refund")
+    around = Around()
+    money = here.agent(name="money")
+    front = here.agent(name="front", tools=[], handoffs=[money])
+    agent = Agent(AgentsEngine(front), name="desk", store=store, middleware=[around])
+    paused = await agent.run("Refund 7", session_id="s")
+    assert (await agent.continue_run(paused, [paused.requirements[0].approve()])).content == "Paid."
+    await agent.set_session_name("s", autogenerate=True)
+    assert await agent.get_session_name("s") == "A refund"
+    assert [(it.purpose, it.answer and it.answer.text) for it in around.calls] == [
+        *(("answer", ""), ("answer", ""), ("answer", "Paid.")),
+        ("name", "A refund"),
+    ]
+    assert here.done == ["refund 7"]
+
+
+async def test_the_model_that_a_run_config_names_is_seen_too(desk: Desks, store: Store) -> None:
+    here = desk("Hello.")
+    around = Around()
+    engine = AgentsEngine(here.agent(model="another"), run_config=sdk.RunConfig(model=here.model))
+    assert (await Agent(engine, store=store, middleware=[around]).run("hi", session_id="s")).content == "Hello."
+    assert [it.model for it in around.calls] == ["scripted"]
+
+
+@STREAM
+async def test_telemetry_tells_of_its_calls_and_tools(desks: Desks, store: Store, stream: bool) -> None:
+    seen = Exported()
+    desk = desks(call("find", order="7"), "It is in Oslo.")
+    output = await the_end(desk.ours(store, middleware=[seen.telemetry()]), "Where is 7?", session_id="s", stream=stream)
+    assert seen.tree() == ["invoke_agent desk", "  chat scripted", "  execute_tool find", "  chat scripted"]
+    assert seen.conversations() == {"s"}
+    assert desks.protocol == "chat" or seen.one("invoke_agent desk")["gen_ai.usage.input_tokens"] == output.metrics.input_tokens
+    assert "Oslo" not in seen.everything()
 
 
 async def test_our_tools_instructions_and_middleware_come_on_top(desks: Desks, store: Store) -> None:
@@ -465,9 +589,6 @@ async def test_what_the_sdk_would_not_take_notice_of_is_refused(desk: Desks, sto
     team = Team(model=AgentsEngine(desk("never").agent()), name="team", members=[member], store=store)
     with pytest.raises(Unsupported, match="'delegate' runs another agent"):
         await team.run("hi", session_id="t")
-    watched = desk("never").ours(store, middleware=[Watching()])
-    with pytest.raises(Unsupported, match="on_model_call"):
-        await watched.run("hi", session_id="s")
 
 
 async def test_a_guardrail_ends_the_run_as_an_error(desk: Desks, store: Store) -> None:

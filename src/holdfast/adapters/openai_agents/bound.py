@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -13,45 +12,25 @@ from agents import (
     FunctionTool,
     Handoff,
     Model,
-    ModelResponse,
     RunConfig,
     RunContextWrapper,
     ToolApprovalItem,
-    Usage,
     function_tool,
     handoff,
 )
 from agents.run_config import CallModelData, ModelInputData
-from openai.types.responses import Response, ResponseCompletedEvent, ResponseFunctionToolCall
+from openai.types.responses import ResponseFunctionToolCall
 
 from ...agents import Turn
 from ...agents.tools import as_model_sees, executing, name_of, options_of
 from ...errors import Unsupported
-from ...ids import new_id
-
-
-class Rerun:
-    """The calls of an earlier try that are executed before the model is asked: the model says them once more, without being asked."""
-
-    def __init__(self, calls: list[ResponseFunctionToolCall] | None = None) -> None:
-        self.calls = calls or []
-        self.replaying = bool(calls)
-
-    def replayed(self) -> bool:
-        """Whether this answer was the one that was said before; the next is not."""
-        was, self.replaying = self.replaying, False
-        return was
-
-    def response(self) -> ModelResponse:
-        return ModelResponse(output=[*self.calls], usage=Usage(), response_id=None)
+from .models import Replaying, Rerun, Watching
 
 
 class Bound:
     """The agents of one run. Where nothing is added to them, they are themselves."""
 
     def __init__(self, turn: Turn, config: RunConfig) -> None:
-        if turn.watched is not None and turn.watched.models:
-            raise Unsupported("middleware around model calls (on_model_call) does not see those of the OpenAI Agents SDK")
         if turn.service is not None:
             raise Unsupported(
                 "a conversation that the provider keeps can't go on in the OpenAI Agents SDK: set session.service_session_id to None"
@@ -59,10 +38,11 @@ class Bound:
         if wrong := [name_of(it) for it in turn.tools if options_of(it).delegates]:
             raise Unsupported(f"{wrong[0]!r} runs another agent: give an agent of the OpenAI Agents SDK handoffs, or agent.as_tool()")
         self._turn = turn
-        self._given = config if not turn.instructions else replace(config, call_model_input_filter=self._instructed)
         self._filter = config.call_model_input_filter
-        self.config = self._given
+        self.config = config if not turn.instructions else replace(config, call_model_input_filter=self._instructed)
         """How the SDK is to run them."""
+        if config.model is not None:
+            self.config = replace(self.config, model=self.model(config.model))
         self._known: dict[int, tuple[Agent[Any], Agent[Any]]] = {}
         self._tools = [self._tool(it) for it in turn.tools]
 
@@ -83,6 +63,8 @@ class Bound:
             self._known[id(it)] = it, made  # before its handoffs: they may lead back to it
             made.tools = [*(self._watched(tool) if isinstance(tool, FunctionTool) else tool for tool in it.tools), *self._tools]
             made.handoffs = [self._handoff(other) for other in it.handoffs]
+            if self.config.model is None:
+                made.model = self.model(it.model)
         return self._known[id(it)][1]
 
     def _handoff(self, it: Agent[Any] | Handoff[Any, Any]) -> Any:
@@ -137,40 +119,18 @@ class Bound:
         return ResponseFunctionToolCall.model_validate(item if changed is None else item | {"arguments": json.dumps(changed)})
 
     def _replay(self, agent: Agent[Any], rerun: Rerun) -> None:
-        model = self._given.model or agent.model
-        inner = model if isinstance(model, Model) else self._given.model_provider.get_model(model)
-        if self._given.model is None:
-            agent.model = _Replaying(inner, rerun)
+        replaying = Replaying(_resolved(self.config.model or agent.model, self.config), rerun)
+        if self.config.model is None:
+            agent.model = replaying
         else:
-            self.config = replace(self._given, model=_Replaying(inner, rerun))
+            self.config = replace(self.config, model=replaying)
+
+    # --- the model ---
+
+    def model(self, it: str | Model | None) -> str | Model | None:
+        """The model as it takes part: behind middleware, where there is some around its calls."""
+        return it if (watched := self._turn.watched) is None or not watched.models else Watching(_resolved(it, self.config), watched)
 
 
-class _Replaying(Model):
-    """A model that begins with what was said before."""
-
-    def __init__(self, inner: Model, rerun: Rerun) -> None:
-        self._inner = inner
-        self._rerun = rerun
-
-    async def get_response(self, *args: Any, **options: Any) -> ModelResponse:
-        return self._rerun.response() if self._rerun.replaying else await self._inner.get_response(*args, **options)
-
-    async def stream_response(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
-        if self._rerun.replaying:
-            yield ResponseCompletedEvent(type="response.completed", sequence_number=0, response=_response(self._rerun.response()))
-            return
-        async for event in self._inner.stream_response(*args, **options):
-            yield event
-
-
-def _response(said: ModelResponse) -> Response:
-    return Response(
-        id=new_id(),
-        created_at=0,
-        model="",
-        object="response",
-        output=said.output,
-        tool_choice="auto",
-        tools=[],
-        parallel_tool_calls=True,
-    )
+def _resolved(it: str | Model | None, config: RunConfig) -> Model:
+    return it if isinstance(it, Model) else config.model_provider.get_model(it)

@@ -21,8 +21,9 @@ from ... import Message, Session, State, ToolCall, ToolResult
 from ...agents import Answered, Delta, Done, Held, Said, Turn
 from ...agents.engine import Step
 from ...errors import Unsupported
-from .bound import Bound, Rerun
+from .bound import Bound
 from .items import answer_of, input_of, messages_of
+from .models import Rerun
 
 _STATE = "\x1fopenai-agents:"
 """By the first agent's name: which one has the conversation, under a key that no user can have."""
@@ -128,7 +129,9 @@ class _Driven(RunHooks[Any]):
         engine, turn = self._engine, self._turn
         if not turn.own:  # a question beside the conversation
             bare = Agent[Any](name=engine.agent.name, instructions=turn.instructions, model=engine.agent.model)
-            return await Runner.run(bare, cast("list[Any]", input_of(turn.messages)), run_config=engine.run_config, hooks=self)
+            beside = Bound(msgspec.structs.replace(turn, instructions=None, tools=()), engine.run_config)
+            input = cast("list[Any]", input_of(turn.messages))
+            return await Runner.run(beside.agent(bare), input, run_config=beside.config, hooks=self)
         context = RunContextWrapper(engine.context(turn.session) if engine.context is not None else None)
         bound = Bound(turn, engine.run_config)
         agent = bound.agent(engine.on_duty(turn.session))

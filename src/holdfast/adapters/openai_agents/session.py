@@ -10,8 +10,8 @@ from agents.memory import SessionSettings
 from agents.memory.session_settings import coerce_session_settings, resolve_session_limit
 
 from ... import Metrics, Session, Store
+from ...entries import COMPLETED, ERROR
 from ...errors import SessionGone
-from ...runs import COMPLETED, ERROR
 from . import log, paused
 from .items import messages_of
 
