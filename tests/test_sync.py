@@ -53,6 +53,7 @@ ENGINE = {
         "look",
         "of_scope",
         "look_who_waits",
+        "of_record",
         "record_run",
         "run_log",
         "take",

@@ -30,6 +30,14 @@ FILES = "files"
 """The namespace of the blobs that people put into a session by name."""
 LIVE = "live"
 """The namespace of the blobs that hold what a run has told and not stored yet, each under the run's id."""
+RUNNING = "running"
+"""What a run entry tells of its run: one of these seven statuses. A claim that nobody renews makes a running one read as interrupted."""
+COMPLETED = "completed"
+ERROR = "error"
+CANCELLED = "cancelled"
+PAUSED = "paused"
+INTERRUPTED = "interrupted"
+QUEUED = "queued"
 KINDS = (MESSAGE, RUN, REQUIREMENT, DECISION, STEP, STATE, SUMMARY, HANDOFF, NOTE)
 
 

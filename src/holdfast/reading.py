@@ -11,7 +11,7 @@ from .backend import (
     ReadPlan,
     Window,
 )
-from .entries import Entry
+from .entries import INTERRUPTED, PAUSED, Entry
 from .errors import InvalidValue, UsageError
 from .files import FileInfo
 from .handle import MOST, Handle
@@ -121,7 +121,7 @@ class Readings(Handle):
             page = await self.entries(last=4 * last, before=told[0].seq if told else None, kinds=(kinds.RUN,))
             told = page + told
         found = runs.fold(told, self._seen.claim)[-last:] if last else []
-        if self._seen.hides and any(run.status == runs.INTERRUPTED for run in found):
+        if self._seen.hides and any(run.status == INTERRUPTED for run in found):
             found = [await self.get_run(run.id) or run for run in found]
         return found
 
@@ -146,7 +146,7 @@ class Readings(Handle):
         What a member of a team waits for in this very session, and its team for it, is listed once: as the team's. `members`: as both.
         """
         told = requirements.told(await self.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION)))
-        paused = {id for id in {it.run_id for it in told.open} if (run := await self.get_run(id)) is not None and run.status == runs.PAUSED}
+        paused = {id for id in {it.run_id for it in told.open} if (run := await self.get_run(id)) is not None and run.status == PAUSED}
         found = [it for it in told.open if it.run_id in paused]
         theirs = set[str]() if members else {it.via.requirement for it in found if it.via is not None}
         return [it for it in found if it.id not in theirs]

@@ -10,27 +10,12 @@ import msgspec
 
 from . import entries as kinds
 from .backend import BlobDrop, ClaimAct, Counts, HeadPatch, Outcome
-from .entries import NewEntry
+from .entries import CANCELLED, COMPLETED, ERROR, INTERRUPTED, PAUSED, QUEUED, RUNNING, NewEntry
 from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
 from .messages import Message, encode_message
 from .requirements import Requirement, entry_of, told
-from .runs import (
-    CANCELLED,
-    COMPLETED,
-    ERROR,
-    INTERRUPTED,
-    LEASE,
-    PAUSED,
-    QUEUED,
-    RUNNING,
-    WAIT,
-    Metrics,
-    Patience,
-    RunEvent,
-    RunInfo,
-    through,
-)
+from .runs import LEASE, WAIT, Metrics, Patience, RunEvent, RunInfo, through
 
 if TYPE_CHECKING:
     from .session import Session

@@ -16,19 +16,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from .backend import Claim, Key
-from .entries import RUN, Entry
+from .entries import INTERRUPTED, QUEUED, RUN, RUNNING, Entry
 from .errors import Conflict, Corrupt, InvalidValue, SessionBusy
 from .ids import now
 
 T = TypeVar("T")
-
-RUNNING = "running"
-COMPLETED = "completed"
-ERROR = "error"
-CANCELLED = "cancelled"
-PAUSED = "paused"
-INTERRUPTED = "interrupted"
-QUEUED = "queued"
 
 LEASE = 30.0
 WAIT = 60.0

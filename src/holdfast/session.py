@@ -28,14 +28,14 @@ from .backend import (
     Range,
     ReadPlan,
 )
-from .entries import Entry
+from .entries import COMPLETED, INTERRUPTED, Entry
 from .errors import Conflict, InvalidValue, SessionGone, SessionNotFound, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now, scope_id
 from .info import Link, SessionInfo, check_ttl, copied, info_of
 from .messages import Message
 from .reading import Readings, check_numbers
 from .running import Run, cancel, counts_of, message_entry
-from .runs import COMPLETED, LEASE, WAIT, Metrics
+from .runs import LEASE, WAIT, Metrics
 from .state import CACHE_PREFIX, Scope, State, VolatileCache
 from .values import decode, encode
 
@@ -324,7 +324,7 @@ class Session(Readings):
 
         It reads as interrupted, its driver may write no more, and stops. `UsageError` for a run that isn't there, or is a part of another.
         """
-        return await cancel(self, check_id(run_id, "run id"), runs.INTERRUPTED)
+        return await cancel(self, check_id(run_id, "run id"), INTERRUPTED)
 
     # --- files ---
 

@@ -35,7 +35,7 @@ from holdfast.agents import (
     tool,
 )
 from holdfast.agents.sequence import Place, behind
-from holdfast.runs import CANCELLED, ERROR, PAUSED, QUEUED
+from holdfast.entries import CANCELLED, ERROR, PAUSED, QUEUED
 from holdfast.testing.model_server import Answer, Call, call
 
 from .conftest import Models, output_of, statuses, texts, there, told, until

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast import InvalidValue, Session, Store, UsageError, user
 from holdfast.agents import Agent, HandedOver, Middleware, Posthook, Team, ToolAnswered, ToolCalled, tool
-from holdfast.runs import COMPLETED, PAUSED
+from holdfast.entries import COMPLETED, PAUSED
 from holdfast.testing.model_server import Answer, Call, call
 
 from .conftest import Models, output_of, sent, texts, there, told

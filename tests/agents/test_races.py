@@ -12,7 +12,7 @@ from holdfast import Fenced, History, Store
 from holdfast.agents import Team, tool
 from holdfast.backend import Backend, Commit, Key, Outcome
 from holdfast.backends.memory import MemoryBackend
-from holdfast.runs import CANCELLED, COMPLETED
+from holdfast.entries import CANCELLED, COMPLETED
 from holdfast.testing.model_server import Answer, Call, ModelServer, call
 from holdfast.wrappers.base import Wrapper
 

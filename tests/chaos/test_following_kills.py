@@ -14,8 +14,8 @@ import pytest
 
 from holdfast import Store
 from holdfast.agents import Agent, Event, RunEnded, RunStarted, TextDelta
+from holdfast.entries import COMPLETED, INTERRUPTED
 from holdfast.models import OpenAIChat
-from holdfast.runs import COMPLETED, INTERRUPTED
 from holdfast.testing.model_server import Answer, ModelServer
 
 LONG = "a long answer that comes in many pieces, as answers do, and is broken off in the middle of a word"

@@ -13,12 +13,13 @@ import msgspec
 
 from .. import entries as kinds
 from ..backend import Counts
+from ..entries import COMPLETED
 from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
 from ..running import Run
-from ..runs import COMPLETED, LEASE, WAIT
+from ..runs import LEASE, WAIT
 from ..session import Session
 from ..store import Store
 from . import naming

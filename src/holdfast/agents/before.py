@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from .. import entries as kinds
-from ..entries import Entry
+from ..entries import COMPLETED, PAUSED, QUEUED, RUNNING, Entry
 from ..errors import UsageError
 from ..ids import now
 from ..messages import Message, ToolCall, ToolResult, decode_message
 from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
-from ..runs import COMPLETED, PAUSED, QUEUED, RUNNING, RunInfo, event_of
+from ..runs import RunInfo, event_of
 from .engine import Held
 from .history import calls_of, results_of
 from .orders import Crew, Orders

@@ -18,12 +18,12 @@ import msgspec
 
 from .. import entries as kinds
 from ..backend import Counts, Key
-from ..entries import Entry, NewEntry
+from ..entries import COMPLETED, PAUSED, QUEUED, RUNNING, Entry, NewEntry
 from ..errors import Conflict, SessionGone, SessionNotFound, StoreClosed, UsageError
 from ..ids import new_id, now
 from ..messages import LEFT_OUT, Blob, File, Message, Part, Text, ToolCall, ToolResult, Uri
 from ..running import counts_of
-from ..runs import COMPLETED, PAUSED, QUEUED, RUNNING, WAIT, Patience, RunInfo
+from ..runs import WAIT, Patience, RunInfo
 from ..session import Session
 from .asking import asked
 from .engine import Engine

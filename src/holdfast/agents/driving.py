@@ -17,13 +17,13 @@ from typing import Any
 import msgspec
 
 from ..backend import BlobDrop, HeadPatch, Range, ReadPlan, Window
-from ..entries import HANDOFF, LIVE, Entry
+from ..entries import CANCELLED, COMPLETED, HANDOFF, LIVE, PAUSED, QUEUED, RUNNING, Entry
 from ..errors import Conflict, Fenced, SessionNotFound, UsageError
 from ..ids import now
 from ..messages import Message, to_otel
 from ..requirements import Requirement, entry_of
 from ..running import Run
-from ..runs import CANCELLED, COMPLETED, PAUSED, QUEUED, RUNNING, Metrics, Patience
+from ..runs import Metrics, Patience
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
 from .before import Before, final_note, held, look, open_calls, reruns, rewritten, said_or_done, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn, check_holds

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator
 
 from .. import entries as kinds
 from ..backend import BlobRange, ReadPlan, Window
-from ..entries import LIVE, Entry
+from ..entries import COMPLETED, LIVE, PAUSED, QUEUED, RUNNING, Entry
 from ..errors import InvalidValue, UsageError
 from ..requirements import told
-from ..runs import COMPLETED, PAUSED, QUEUED, RUNNING, RunInfo, fold, pause
+from ..runs import RunInfo, fold, pause
 from ..session import Session
 from .events import Event, RunEnded
 from .live import unstored

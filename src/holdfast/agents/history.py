@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 
 from .. import entries as kinds
-from ..entries import Entry
+from ..entries import INTERRUPTED, PAUSED, QUEUED, RUNNING, Entry
 from ..errors import InvalidValue
 from ..large import size_of
 from ..messages import Message, Other, Reasoning, Text, ToolCall, ToolResult
-from ..runs import INTERRUPTED, PAUSED, QUEUED, RUNNING, event_of, fold
+from ..runs import event_of, fold
 from .summaries import Summaries, Summary, standing, told
 
 KINDS = (kinds.MESSAGE, kinds.RUN)

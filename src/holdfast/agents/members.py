@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from ..backend import HeadPatch
+from ..entries import PAUSED
 from ..errors import SessionNotFound
 from ..requirements import Requirement
-from ..runs import PAUSED
 from ..session import Session
 from ..store import Store
 from .output import RunOutput

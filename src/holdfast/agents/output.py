@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
+from ..entries import COMPLETED
 from ..messages import Message
 from ..requirements import Requirement
-from ..runs import COMPLETED, Metrics, RunInfo
+from ..runs import Metrics, RunInfo
 from ..session import Session
 
 

@@ -13,9 +13,9 @@ from typing import Any, cast
 import msgspec
 
 from .. import entries as kinds
-from ..entries import INSTRUCTIONS, Entry
+from ..entries import COMPLETED, INSTRUCTIONS, INTERRUPTED, PAUSED, RUNNING, Entry
 from ..messages import Message, decode_message
-from ..runs import COMPLETED, INTERRUPTED, PAUSED, RUNNING, RunInfo, event_of
+from ..runs import RunInfo, event_of
 from ..session import Session
 from .before import rewritten, said_or_done
 from .history import calls_of, results_of, valid, with_calls

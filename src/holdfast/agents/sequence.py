@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from .. import entries as kinds
-from ..entries import Entry
+from ..entries import COMPLETED, QUEUED, RUNNING, Entry
 from ..messages import Message, Reasoning, Text, decode_message
-from ..runs import COMPLETED, QUEUED, RUNNING, RunEvent, event_of
+from ..runs import RunEvent, event_of
 from .events import Event, HandedOver, ReasoningDelta, RunStarted, TextDelta, ToolAnswered, ToolCalled
 from .history import calls_of, results_of
 from .live import Unstored

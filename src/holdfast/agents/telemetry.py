@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from ..entries import CANCELLED, ERROR
 from ..errors import MissingExtra
 from ..messages import Message, assistant, to_otel
-from ..runs import CANCELLED, ERROR
 from .around import Middleware, ModelCall, Next, RunInvocation, ToolInvocation
 from .pipeline import Pipeline
 from .tools import Waits

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import Session, SessionInfo, UsageError
-from ..entries import MESSAGE, RUN, Entry
-from ..runs import CANCELLED, ERROR, INTERRUPTED, PAUSED, RUNNING
+from ..entries import CANCELLED, ERROR, INTERRUPTED, MESSAGE, PAUSED, RUN, RUNNING, Entry
 from .lines import interruptible
 from .output import Columns, ago, counted, facts, one_line, table, working
 from .views import state_table, stored

@@ -13,7 +13,7 @@ from sse_starlette import ServerSentEvent
 
 from .. import Agent, Fenced, HoldfastError, Message, RunInfo, SessionBusy, SessionGone, SessionNotFound
 from ..agents import RunEnded, RunOutput, RunStream
-from ..runs import CANCELLED, COMPLETED, INTERRUPTED, PAUSED, QUEUED, RUNNING
+from ..entries import CANCELLED, COMPLETED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from .metrics import Metrics
 from .problems import Problem
 from .queue import RunQueue, Waiting

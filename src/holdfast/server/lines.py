@@ -8,10 +8,10 @@ from typing import Literal
 
 from .. import Entry, SessionInfo, Store
 from ..backend import Key, ReadPlan, Snapshot, Window
-from ..entries import MESSAGE, RUN
+from ..entries import ERROR, MESSAGE, RUN
 from ..large import restored
 from ..rules import may_use
-from ..runs import ERROR, event_of
+from ..runs import event_of
 
 Status = Literal["running", "waiting", "error", "idle"]
 Read = Callable[[ReadPlan], Awaitable[Snapshot | None]]

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Literal
 
 from .. import Entry, ToolCall, ToolResult
-from ..entries import MESSAGE, RUN
+from ..entries import MESSAGE, PAUSED, QUEUED, RUN, RUNNING
 from ..ids import from_micros
-from ..runs import PAUSED, QUEUED, RUNNING, RunEvent, event_of
+from ..runs import RunEvent, event_of
 from .shapes import Told
 
 SpanKind = Literal["queued", "model", "tool", "waiting"]

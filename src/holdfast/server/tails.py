@@ -18,9 +18,9 @@ from ..agents.following import end_place, output_of
 from ..agents.live import Unstored, unstored
 from ..agents.sequence import Telling, behind
 from ..backend import BlobRange, Head, ReadPlan, Window
-from ..entries import LIVE, RUN
+from ..entries import LIVE, QUEUED, RUN, RUNNING
 from ..rules import may_use
-from ..runs import QUEUED, RUNNING, fold
+from ..runs import fold
 from .feeds import Batch, Feed, feed
 from .reads import EntryTold
 from .shapes import SessionTold

@@ -16,8 +16,8 @@ import msgspec
 
 from .. import Fenced, HoldfastError, RunInfo, SessionBusy, SessionGone, SessionNotFound
 from ..backend import Claim, ReadPlan, Window
-from ..entries import RUN
-from ..runs import ERROR, INTERRUPTED, PAUSED, QUEUED, RUNNING, WAIT
+from ..entries import ERROR, INTERRUPTED, PAUSED, QUEUED, RUN, RUNNING
+from ..runs import WAIT
 from .going import Going, Under
 from .queue import RunQueue, Waiting
 

@@ -23,14 +23,14 @@ from .. import session as aio
 from .. import state as aio_state
 from .. import store as aio_store
 from ..backend import Backend, Counts
-from ..entries import Entry
+from ..entries import COMPLETED, Entry
 from ..errors import HoldfastError, InvalidValue
 from ..files import FileInfo
 from ..info import SessionInfo
 from ..large import Stored
 from ..messages import Message
 from ..requirements import Requirement
-from ..runs import COMPLETED, LEASE, WAIT, Metrics, RunInfo
+from ..runs import LEASE, WAIT, Metrics, RunInfo
 from ..state import Scope
 from ..store import CacheStats, SessionPage, Wanted
 

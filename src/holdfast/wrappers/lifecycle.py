@@ -12,9 +12,8 @@ from opentelemetry._logs import LoggerProvider, SeverityNumber, get_logger
 from opentelemetry.metrics import Meter
 
 from ..backend import Commit, Key, Outcome
-from ..entries import DECISION, RUN, NewEntry
+from ..entries import DECISION, PAUSED, QUEUED, RUN, RUNNING, NewEntry
 from ..ids import SCOPE_PREFIXES
-from ..runs import PAUSED, QUEUED, RUNNING
 from .cache import CachedBackend
 
 _Facts = dict[str, Any]

@@ -17,10 +17,9 @@ from ... import Agent, HoldfastError, SessionGone, SessionNotFound
 from ...agents import RunOutput, RunStream
 from ...agents.before import said_or_done
 from ...agents.following import output_of
-from ...entries import MESSAGE
+from ...entries import CANCELLED, ERROR, MESSAGE, RUNNING
 from ...ids import new_id, new_session_id
 from ...requirements import Needs, told
-from ...runs import CANCELLED, ERROR, RUNNING
 from ..callers import Caller, Whoever
 from ..changes import notice, noticing
 from ..going import Under
