@@ -16,18 +16,21 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool as langchain_tool
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
 from openai import AsyncOpenAI
 
-from holdfast import Fenced, InvalidValue, Message, Session, Store, Text, Unsupported, UsageError
+from holdfast import Fenced, InvalidValue, Message, Session, Store, Text, Unsupported, UsageError, assistant
 from holdfast.adapters.langgraph import GraphEngine, HoldfastSaver
 from holdfast.adapters.openai_agents import HoldfastSession
-from holdfast.agents import Agent, Done, Middleware, Said, TextDelta, ToolInvocation
+from holdfast.agents import Agent, Done, Middleware, ModelCall, Said, TextDelta, ToolInvocation
 from holdfast.runtime import Runtime
 from holdfast.testing.model_server import Answer, ModelServer, call
 from holdfast.testing.processes import Child
 
+from ..exported import Exported
 from .telling import ended, log, mark, numbered, the_end
 
 
@@ -571,18 +574,219 @@ async def test_an_interrupt_that_another_run_went_past_is_refused(store: Store) 
 # --- what a graph does not take notice of ----------------------------------------------------------------------------
 
 
-class Watching(Middleware):
+class Around(Middleware):
+    """Tells what it sees of each call, and does with it what its rule says."""
+
+    def __init__(self, before: Any = None, after: Any = None) -> None:
+        self.before, self.after = before, after
+        self.calls: list[ModelCall] = []
+        self.tools: list[ToolInvocation] = []
+
+    async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
+        self.calls.append(call)
+        await self._around(call, call_next)
+
     async def on_tool_call(self, call: ToolInvocation, call_next: Any) -> None:
+        self.tools.append(call)
+        await self._around(call, call_next)
+
+    async def _around(self, call: Any, call_next: Any) -> None:
+        await asyncio.sleep(0)
+        if self.before is not None and self.before(call):
+            return
         await call_next()
+        if self.after is not None:
+            self.after(call)
+
+
+@langchain_tool
+def look(order: str) -> str:
+    """Look an order up."""
+    return f"{order} has shipped"
+
+
+def asking(model: BaseChatModel, how: str) -> Any:
+    """A graph with a model and a tool; `how` its node asks the model."""
+
+    async def awaited(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    def blocking(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    async def blocking_the_loop(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    return graph_of({"awaited": awaited, "blocking": blocking, "blocking the loop": blocking_the_loop}[how], ToolNode([look]))
+
+
+class Scripted(BaseChatModel):
+    """Says what it is told to, in this process."""
+
+    answers: list[Any]
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **options: Any) -> Any:
+        return {"ls_provider": "openai", "ls_model_name": "scripted", "ls_model_type": "chat"}
+
+    def _generate(self, *args: Any, **options: Any) -> ChatResult:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        answer.usage_metadata = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+
+def look_up() -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": "look", "args": {"order": "7"}, "id": "c1"}])
+
+
+HOW = pytest.mark.parametrize("how", ["awaited", "blocking", "blocking the loop"])
+
+
+@HOW
+@STREAM
+async def test_middleware_sees_the_model_and_tool_calls_inside_of_a_graph(store: Store, how: str, stream: bool) -> None:
+    around = Around()
+    graph = asking(Scripted(answers=[look_up(), AIMessage("It has shipped.")]), how)
+    agent = Agent(GraphEngine(graph), name="graph", store=store, middleware=[around])
+    output = await the_end(agent, "Where is 7?", session_id="s", stream=stream)
+    assert output.content == "It has shipped."
+    assert [(it.number, it.run_id, it.agent, it.model, it.provider) for it in around.calls] == [
+        (n, output.run_id, "graph", "scripted", "openai") for n in (1, 2)
+    ]
+    assert [[message.role for message in it.messages] for it in around.calls] == [["user"], ["user", "assistant", "tool"]]
+    assert [it.answer and (it.answer.text or "call") for it in around.calls] == ["call", "It has shipped."]
+    assert [(it.input_tokens, it.output_tokens) for it in around.calls] == [(7, 3)] * 2
+    assert [(it.id, it.name, it.arguments, it.result) for it in around.tools] == [("c1", "look", {"order": "7"}, "7 has shipped")]
+
+
+@HOW
+async def test_middleware_may_keep_a_call_inside_of_a_graph_from_beginning(store: Store, how: str) -> None:
+    def refuse(call: Any) -> None:
+        raise PermissionError("no more tokens")
+
+    model = Scripted(answers=[AIMessage("never")])
+    agent = Agent(GraphEngine(asking(model, how)), store=store, middleware=[Around(refuse)])
+    with pytest.raises(PermissionError, match="no more tokens"):
+        await agent.run("hi", session_id="s")
+    assert how == "blocking the loop" or len(model.answers) == 1
+    assert [run.status for run in await (await store.session("s")).runs()] == ["error"]
+
+
+def other_messages(call: Any) -> None:
+    if isinstance(call, ModelCall):
+        call.messages = [*call.messages, assistant("more")]
+
+
+def other_arguments(call: Any) -> None:
+    if isinstance(call, ToolInvocation):
+        call.arguments = {"order": "8"}
+
+
+def other_answer(call: Any) -> None:
+    if isinstance(call, ModelCall):
+        call.answer = assistant("something else")
+
+
+def instead(call: Any) -> bool:
+    if isinstance(call, ModelCall):
+        call.answer = assistant("something else")
+    return isinstance(call, ModelCall)
+
+
+@HOW
+@pytest.mark.parametrize(
+    "around", [Around(other_messages), Around(other_arguments), Around(after=other_answer), Around(instead)], ids=range(4)
+)
+async def test_what_middleware_changes_inside_of_a_graph_is_refused(store: Store, how: str, around: Around) -> None:
+    graph = asking(Scripted(answers=[look_up(), AIMessage("It has shipped.")]), how)
+    with pytest.raises(Unsupported, match="only look at"):
+        await Agent(GraphEngine(graph), store=store, middleware=[around]).run("Where is 7?", session_id="s")
+
+
+@HOW
+async def test_middleware_sees_what_fails_inside_of_a_graph(store: Store, how: str) -> None:
+    broke: list[str] = []
+
+    class Telling(Middleware):
+        async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
+            try:
+                await call_next()
+            except Exception as error:
+                broke.append(type(error).__name__)
+                raise
+
+    graph = asking(Scripted(answers=[ConnectionError("away")]), how)
+    with pytest.raises(ConnectionError, match="away"):
+        await Agent(GraphEngine(graph), store=store, middleware=[Telling()]).run("hi", session_id="s")
+    assert broke == ["ConnectionError"]
+
+
+async def test_a_run_that_is_cancelled_leaves_no_middleware_behind(store: Store) -> None:
+    ends: list[str] = []
+
+    class Waiting(Middleware):
+        async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+
+    agent = Agent(GraphEngine(asking(Scripted(answers=[AIMessage("never")]), "awaited")), store=store, middleware=[Waiting()])
+    task = asyncio.create_task(agent.run("hi", session_id="s"))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ends == ["cancelled"]
+
+
+@STREAM
+async def test_telemetry_tells_of_the_calls_inside_of_a_graph(store: Store, stream: bool) -> None:
+    seen = Exported()
+    graph = asking(Scripted(answers=[look_up(), AIMessage("It has shipped.")]), "awaited")
+    agent = Agent(GraphEngine(graph), name="graph", store=store, middleware=[seen.telemetry()])
+    await the_end(agent, "Where is 7?", session_id="s", stream=stream)
+    assert seen.tree() == ["invoke_agent graph", "  chat scripted", "  execute_tool look", "  chat scripted"]
+    assert seen.conversations() == {"s"}
+    assert seen.one("invoke_agent graph")["gen_ai.usage.input_tokens"] == 14
+    assert "shipped" not in seen.everything()
+
+
+async def test_a_tool_of_a_graph_that_waits_for_people_is_no_error(store: Store) -> None:
+    @langchain_tool
+    def ask_first() -> str:
+        """Ask first."""
+        return str(interrupt("May I?"))
+
+    seen = Exported()
+    answers = [AIMessage("", tool_calls=[{"name": "ask_first", "args": {}, "id": "c1"}]), AIMessage("Done.")]
+    model = Scripted(answers=answers)
+
+    async def bot(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    agent = Agent(GraphEngine(graph_of(bot, ToolNode([ask_first]))), store=store, middleware=[seen.telemetry()])
+    asked = await agent.run("go", session_id="s")
+    assert seen.errors() == {}
+    assert seen.one("execute_tool ask_first")["holdfast.waits"] is True
+    assert (await agent.continue_run(asked, [asked.requirements[0].supply("yes")])).content == "Done."
 
 
 def helper() -> str:
     return "x"
 
 
-@pytest.mark.parametrize(
-    "options", [{"tools": [helper]}, {"instructions": "Be brief."}, {"middleware": [Watching()]}], ids=lambda it: min(it)
-)
+@pytest.mark.parametrize("options", [{"tools": [helper]}, {"instructions": "Be brief."}], ids=lambda it: min(it))
 async def test_what_it_would_not_take_notice_of_is_refused(store: Store, options: dict[str, Any]) -> None:
     with pytest.raises(Unsupported):
         await agent_of(store, Bot(), **options).run("hi", session_id="s")

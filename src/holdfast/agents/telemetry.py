@@ -34,8 +34,8 @@ LONG = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6
 """The same for runs, which are many calls."""
 TOKENS = tuple(4**power for power in range(14))
 """The same for tokens of a call."""
-_PUT_OFF = {"CallDeferred", "ApprovalRequired"}
-"""What pydantic-ai raises for a call that somebody has to decide on, or to execute, by name: this module is imported without it."""
+_PUT_OFF = {"CallDeferred", "ApprovalRequired", "GraphInterrupt"}
+"""What pydantic-ai and LangGraph raise for a call that waits for somebody, by name: this module is imported without them."""
 _TOLD = "ToolFailed"
 """What it raises in place of what a tool has raised, which is its cause."""
 

@@ -1,12 +1,15 @@
-"""Middleware around model calls and tool calls, for engines: what they await in place of the call itself."""
+"""Middleware around model calls and tool calls, for engines: what they await in place of the call itself, or beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import UNSET
 
+from ..errors import Unsupported
 from ..messages import Message
 from ..session import Session
 from .around import Middleware, ModelCall, Purpose, ToolInvocation, through_middleware
@@ -63,3 +66,73 @@ class Watched:
 
         await through_middleware(self._tool, call, last)
         return None if call.result is UNSET else call.result
+
+    # --- calls that a framework makes by itself ---
+
+    async def look_at_model(self, call: ModelCall) -> Look:
+        """The beginning of a model call that is made elsewhere; raises what middleware raises."""
+        look, given = Look(), list(call.messages)
+
+        async def ask(call: ModelCall) -> Message:
+            if call.messages != given:
+                raise Unsupported("a middleware has changed the messages of a model call that it can only look at")
+            return await look.during()
+
+        await look.begin(self.model(call, ask))
+        return look
+
+    async def look_at_tool(self, id: str | None, name: str, arguments: dict[str, Any]) -> Look:
+        """As `look_at_model`, of a tool's execution."""
+        look = Look()
+
+        async def execute(given: dict[str, Any]) -> Any:
+            if given != arguments:
+                raise Unsupported(f"a middleware has changed the arguments of a call of {name!r} that it can only look at")
+            return await look.during()
+
+        await look.begin(self.tool(id, name, arguments, execute))
+        return look
+
+
+class Look:
+    """A call that is made elsewhere, with middleware around it: it may keep the call from beginning, but change nothing (`Unsupported`)."""
+
+    def __init__(self) -> None:
+        self._begun = asyncio.Event()
+        self._given: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def begin(self, through: Coroutine[Any, Any, Any]) -> None:
+        self._through = asyncio.create_task(through)
+        begun = asyncio.create_task(self._begun.wait())
+        try:
+            await asyncio.wait({self._through, begun}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await self.close()
+            raise
+        finally:
+            begun.cancel()
+        if self._through.done():
+            self._through.result()
+            raise Unsupported("a middleware stands for a call that it can only look at")
+
+    async def during(self) -> Any:
+        """What the call gives: for the middleware, in its place."""
+        self._begun.set()
+        return await self._given
+
+    async def end(self, given: Any) -> None:
+        """The call has given this; raises what middleware raises behind it."""
+        self._given.set_result(given)
+        if await self._through is not given:
+            raise Unsupported("a middleware has changed what a call gave that it can only look at")
+
+    async def fail(self, error: BaseException) -> None:
+        """The call has failed, and whoever made it is told so elsewhere."""
+        self._given.set_exception(error)
+        with suppress(Exception):
+            await self._through
+
+    async def close(self) -> None:
+        """The call has come to no end."""
+        self._through.cancel()
+        await asyncio.wait({self._through})

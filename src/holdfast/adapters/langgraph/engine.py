@@ -9,6 +9,7 @@ people supply is what the graph goes on with.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import takewhile
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -25,6 +26,7 @@ from ...agents.engine import Step
 from ...entries import MESSAGE
 from ...errors import InvalidValue, Unsupported, UsageError
 from .elsewhere import INTERRUPT, as_theirs, entries_behind
+from .looking import Looking
 from .saver import HoldfastSaver, owner_of
 
 _ASIDE = Native(INTERRUPT, msgspec.Raw(b"null"))
@@ -62,7 +64,8 @@ class GraphEngine:
         saver = self._saver(turn.session, name)
         graph = self.graph.copy(update={"checkpointer": saver})
         thread: RunnableConfig = {"configurable": {"thread_id": turn.session.id}}
-        config = merge_configs(self.config, thread)
+        looking = Looking(turn.watched) if turn.watched is not None and (turn.watched.models or turn.watched.tools) else None
+        config = merge_configs(self.config, thread, {"callbacks": [looking]} if looking else {})
         state = await graph.aget_state(config)
         if owner_of(state.metadata) not in (None, name):
             saver = saver.lane(name)
@@ -77,9 +80,10 @@ class GraphEngine:
         given = telling.given()
         if given is not None or state.next:
             modes = ["values", "messages"] if turn.stream else ["values"]
-            async for mode, it in graph.astream(given, config, stream_mode=modes, durability="sync"):
-                for step in telling.new(it) if mode == "values" else telling.piece(*it):
-                    yield step
+            async with looking or nullcontext():
+                async for mode, it in graph.astream(given, config, stream_mode=modes, durability="sync"):
+                    for step in telling.new(it) if mode == "values" else telling.piece(*it):
+                        yield step
         for step in telling.end():
             yield step
 
@@ -100,8 +104,6 @@ def _check(turn: Turn) -> None:
         raise Unsupported("a graph has the tools and the instructions of its own nodes: none can be given to it from outside")
     if turn.service is not None:
         raise Unsupported("a conversation that the provider keeps can't go on in a graph: set session.service_session_id to None")
-    if turn.watched is not None and (turn.watched.models or turn.watched.tools):
-        raise Unsupported("middleware around model and tool calls does not see those inside of a graph")
 
 
 class _Telling:

@@ -78,8 +78,13 @@ def shown(value: Any, ref: Ref, format: str) -> Message:
     native = Native(format, msgspec.Raw(msgspec.json.encode({"chunk": name_of(ref)})))
     if message is None:
         return Message("other", (Other(type(value).__name__, {}),), native=native)
+    return msgspec.structs.replace(plain(message), native=native, id=message.id)
+
+
+def plain(message: BaseMessage) -> Message:
+    """A message as everybody reads it."""
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, message.type)
-    return Message(role, tuple(_parts(message)), message.name, native, message.id)
+    return Message(role, tuple(_parts(message)), message.name)
 
 
 def _message(value: Any) -> BaseMessage | None:
