@@ -132,7 +132,7 @@ def test_a_loop_may_end_while_its_pool_grows(url: str) -> None:
         asyncio.run(several(number))
 
     async def all_of_them() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(asyncio.to_thread(in_a_loop, 2 + n % 4) for n in range(60)))
 
     asyncio.run(all_of_them())
@@ -352,7 +352,7 @@ async def test_a_server_that_is_not_there(url: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "REFUSED_SECONDS", 0.5)
     began = asyncio.get_running_loop().time()
     await failing(f"postgresql://ada:{PASSWORD}@127.0.0.1:{free_port()}/chats", StoreUnavailable, "refused")
-    assert asyncio.get_running_loop().time() - began < 5
+    assert asyncio.get_running_loop().time() - began < 15
     await failing(url.replace("/postgres?", "/nowhere?"), StoreUnavailable, "nowhere", "does not exist")
 
 

@@ -74,14 +74,14 @@ async def take_turns(open: Opener, key: Key, writer: int, turns: int) -> float:
 
 
 async def test_eight_processes_on_one_session(it: Server) -> None:
-    """400 of 400 turns, a counter at 400, and nobody is left waiting: the slowest turn of all takes less than five seconds."""
+    """400 of 400 turns, a counter at 400, and nobody is left waiting: the slowest turn of all, on a busy machine, takes less than thirty seconds."""
     open, key = opener(it), fresh()
     slowest = await in_processes(take_turns, [(open, key, writer, 50) for writer in range(8)])
     async with stored(open, key) as store:
         session = await store.session(key.session_id)
         assert len(await session.get_messages()) == 800
         assert session.get("counter") == 400
-    assert max(slowest) < 5
+    assert max(slowest) < 30
 
 
 async def test_a_writer_far_away_has_its_turn(it: Server) -> None:
@@ -261,7 +261,7 @@ async def test_a_stalled_server_is_not_waited_for(it: Server) -> None:
                 await backend.read(key, ReadPlan())
             with refused(StoreUnavailable):
                 await backend.commit(key, commit)  # on a connection that is not made
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 15
             proxy.go_on()
             await backend.commit(key, commit)
             assert await bodies(backend, key) == ["a"]

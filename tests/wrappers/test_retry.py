@@ -286,7 +286,7 @@ async def test_it_gives_up_at_its_deadline() -> None:
     began = time.monotonic()
     with refused(StoreUnavailable) as caught:
         await backend.read(fresh(), ReadPlan())
-    assert 0.05 <= time.monotonic() - began < 5
+    assert 0.05 <= time.monotonic() - began < 15
     assert len(faulty.met) > 3
     assert caught.error.__notes__[0].startswith(f"tried {len(faulty.met)} times in 0.")
 
