@@ -27,11 +27,11 @@ from tests.server.conftest import desk, events
 from tests.server.processes import command, environment, served, until
 
 
-def refused(folder: Path, *words: str, **env: str) -> str:
+def refused(folder: Path, *words: str, code: int = 2, **env: str) -> str:
     done = subprocess.run(
         command(folder, *words), cwd=folder, env=environment(None, **env), capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
     return done.stderr
 
 
@@ -65,6 +65,15 @@ def test_a_port_that_is_taken(tmp_path: Path, model: ModelServer) -> None:
 
 def found(**session: Any) -> Found:
     return Found(Settings(), {f"session.{name}": "config.yaml" for name in session})
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_store_that_can_not_be_opened_is_one_line(tmp_path: Path, workers: str) -> None:
+    words = ("desk.py", "--port", "0", "--workers", workers, "--store", f"sqlite:///{tmp_path}/nowhere/chat.db")
+    told = refused(tmp_path, *words, code=1, MODEL="http://127.0.0.1:1")
+    assert told.startswith("holdfast: ")
+    assert told.endswith(f"make the folder {tmp_path}/nowhere first\n")
+    assert told.count("\n") == 1
 
 
 def test_which_store_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,8 @@ class Server(uvicorn.Server):
 
 
 async def serve(runtime: Runtime, listening: socket.socket, *, ready: Callable[[Server], None]) -> None:
-    """Serve until a signal says to stop. `ready` is called once requests are answered."""
+    """Serve until a signal says to stop. `ready` is called once requests are answered. Raises what keeps the store from being opened."""
+    await runtime.store.backend.open()
     server = Server(create_app(runtime), ready=lambda: ready(server))
     await server.serve([listening])
 
