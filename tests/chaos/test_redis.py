@@ -74,7 +74,7 @@ async def take_turns(open: Opener, key: Key, writer: int, turns: int) -> float:
 
 
 async def test_eight_processes_on_one_session(it: Server) -> None:
-    """400 of 400 turns, a counter at 400, and nobody is left waiting: the slowest turn of all, on a busy machine, takes less than thirty seconds."""
+    """400 of 400 turns, a counter at 400, and nobody is left waiting, not even where the machine has other work."""
     open, key = opener(it), fresh()
     slowest = await in_processes(take_turns, [(open, key, writer, 50) for writer in range(8)])
     async with stored(open, key) as store:
