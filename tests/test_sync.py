@@ -54,6 +54,7 @@ ENGINE = {
         "of_scope",
         "look_who_waits",
         "of_record",
+        "passed_on",
         "record_run",
         "run_log",
         "take",

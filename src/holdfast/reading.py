@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from . import entries as kinds
 from . import files, large, requirements, runs
@@ -145,11 +145,23 @@ class Readings(Handle):
 
         What a member of a team waits for in this very session, and its team for it, is listed once: as the team's. `members`: as both.
         """
+        told, paused = await self._waits()
+        theirs = set[str]() if members else _passed_on(told, paused)
+        return [it for it in told.open if it.run_id in paused and it.id not in theirs]
+
+    async def passed_on(self, *, decided: bool = False) -> set[str]:
+        """The ids of members' requirements that paused runs of this session have passed on: they are decided here.
+
+        `decided`: only those that have been, while others of the same run are open.
+        """
+        told, paused = await self._waits()
+        return _passed_on(told, paused, told.decided.keys() if decided else told.asked.keys())
+
+    async def _waits(self) -> tuple[requirements.Needs, set[str]]:
+        """What runs have asked for, and those of them that are paused."""
         told = requirements.told(await self.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION)))
-        paused = {id for id in {it.run_id for it in told.open} if (run := await self.get_run(id)) is not None and run.status == PAUSED}
-        found = [it for it in told.open if it.run_id in paused]
-        theirs = set[str]() if members else {it.via.requirement for it in found if it.via is not None}
-        return [it for it in found if it.id not in theirs]
+        asking = {it.run_id for it in told.open}
+        return told, {id for id in asking if (run := await self.get_run(id)) is not None and run.status == PAUSED}
 
     # --- files ---
 
@@ -183,6 +195,11 @@ class Readings(Handle):
         """Bring the handle up to date. Containers taken from the state before keep their changes; unchanged ones are read anew."""
         await self._read(ReadPlan(state_since=self.cells.synced))
         self.cells.detach()
+
+
+def _passed_on(told: requirements.Needs, paused: set[str], among: Iterable[str] | None = None) -> set[str]:
+    asked = [told.asked[id] for id in (told.asked if among is None else among) if id in told.asked]
+    return {it.via.requirement for it in asked if it.via is not None and it.run_id in paused}
 
 
 def check_numbers(**given: int | None) -> None:

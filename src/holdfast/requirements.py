@@ -51,6 +51,10 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.outcome in ("approve", "answer", "retry")
 
 
+class PassedOn(Decision, frozen=True, omit_defaults=True):
+    """A decision on a member's requirement that was taken in time where the run it works for waited for it."""
+
+
 class Via(msgspec.Struct, frozen=True):
     """A requirement of a member's run: `call` is the call of this run that waits for the member, `requirement` the member's own."""
 
@@ -152,7 +156,7 @@ class Needs(msgspec.Struct, frozen=True):
             if asked.id in self.decided or asked.id in given:
                 outcome = (self.decided | given)[asked.id].outcome
                 raise UsageError(f"requirement {asked.id!r} ({asked.kind} of {asked.call.name!r}) was decided already: {outcome}")
-            if asked.has_expired(now):
+            if asked.has_expired(now) and not isinstance(decision, PassedOn):
                 raise UsageError(f"requirement {asked.id!r} ({asked.kind} of {asked.call.name!r}) has expired: continue_run without it")
             asked.check(decision)
             given[asked.id] = decision

@@ -15,6 +15,7 @@ import msgspec
 from . import transfer
 from .backend import Backend, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
 from .backends.urls import shown
+from .entries import CANCELLED, COMPLETED, RUN
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
 from .ids import SCOPE_PREFIXES, check_id, check_session_id, to_micros
 from .info import Link, SessionInfo, check_ttl, info_of, touch
@@ -302,16 +303,13 @@ class Store:
         """
         async for info in self.sessions(waiting=True, user_id=user_id):
             session = await self.get(info.id, user_id=user_id)
-            passed_on = set[str]() if info.parent is None else await self._passed_on(info.parent, user_id)
-            for requirement in await session.requirements() if session is not None else ():
-                if requirement.id not in passed_on:
+            parent = None if info.parent is None else await self.get(info.parent, user_id=user_id)
+            if session is None or (info.parent is not None and parent is None):
+                continue  # it is gone, or what it was a part of is
+            passed_on = set[str]() if parent is None else await parent.passed_on()
+            for requirement in await session.requirements():
+                if requirement.id not in passed_on and not (parent is not None and await _is_over(parent, requirement.run_id)):
                     yield info, requirement
-
-    async def _passed_on(self, session_id: str, user_id: str | None) -> set[str]:
-        """The requirements of members that runs of this session wait for."""
-        session = await self.get(session_id, user_id=user_id)
-        found = [] if session is None else await session.requirements(members=True)
-        return {it.via.requirement for it in found if it.via is not None}
 
     async def sweep(self, *, limit: int = 1000) -> int:
         """Remove up to `limit` expired sessions, of every tenant, from the database; how many. They can't be seen even before that.
@@ -436,6 +434,16 @@ def _module(scheme: str) -> Any:
         if (error.name or "").startswith(f"{__package__}."):
             raise
         raise MissingExtra(f'{scheme}:// needs {error.name}, which is not installed: pip install "holdfast[{name}]"') from error
+
+
+async def _is_over(session: Session, run_id: str) -> bool:
+    """Whether a member's run works for one of `session` that has ended for good, or was rewound: its id begins with that one's."""
+    parts = run_id.split(".")
+    for place in range(1, len(parts)):
+        run = await session.get_run(".".join(parts[:place]))
+        if run is not None:
+            return run.status in (COMPLETED, CANCELLED) or not await session.entries(last=1, kinds=(RUN,), run_id=run.id)
+    return False
 
 
 def _filter(tenant: str, **wanted: Unpack[Wanted]) -> Filter:

@@ -31,7 +31,7 @@ from .engine import Engine, check_holds
 from .events import Event
 from .following import follow
 from .history import DEFAULT, History
-from .members import cancel_waiting
+from .members import cancel_members
 from .orders import Crew, Instructions, Orders
 from .output import RunOutput
 from .stream import RunStream
@@ -306,10 +306,8 @@ class Agent:
         `UsageError` where there is no such run.
         """
         session = await self._there(session_id, user_id)
-        waits = [it for it in await session.requirements() if it.run_id == run_id]
         ended = await session.cancel_run(run_id)
-        if ended:
-            await cancel_waiting(self.store, session, run_id, waits)
+        await cancel_members(self.store, session, run_id)
         return ended
 
     def _session(self, session: Session | None, session_id: str | None, user_id: str | None) -> Session:

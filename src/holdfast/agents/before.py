@@ -116,6 +116,9 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
         raise UsageError(
             f"run {orders.run_id!r} of {orders.session.key} is cleared or rewound, its input too: run(..., run_id=...) takes it again"
         )
+    origin = orders.session.info.origin
+    if run.status == PAUSED and origin is not None and all(it.version == 1 for it in found):  # a fork begins with one commit of all copies
+        raise UsageError(f"run {orders.run_id!r} of {orders.session.key} waits for people where this was forked from: decide there")
     needs = told(there)
     decided = needs.check(orders.decisions, now())
     for id, it in decided.items():
@@ -123,7 +126,7 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
         if it.outcome == "answer" and name in crew.by_name:
             converted(crew.by_name[name][0], it.value)
     if run.status == PAUSED:
-        decided |= {it.requirement: it for it in needs.expired(now())}
+        decided = {it.requirement: it for it in needs.expired(now())} | decided
     return Before(
         version=version,
         run=run,

@@ -31,7 +31,7 @@ from .events import Event, HandedOver, RunEnded, RunStarted
 from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
 from .live import Live
-from .members import cancel, run_id_of
+from .members import cancel_members, check_not_passed_on
 from .orders import Crew, Orders, made
 from .output import RunOutput, ended
 from .past import past_of
@@ -121,6 +121,7 @@ class Driving:
         run = await self.session.get_run(self.run.id)
         if run is None or run.status != CANCELLED or run.attempt != self.run.attempt:
             raise Fenced(f"run {self.run.id!r} of {self.session.key}: its claim has ended, another process has gone on")
+        await self._cancel_members()
         return self._output(None, status=CANCELLED)
 
     async def _body(self, started: list[Entry]) -> RunOutput:
@@ -191,6 +192,8 @@ class Driving:
             raise UsageError(f"there is no run {self.run.id!r} in session {self.session.id!r}: nothing to continue")
         if run is None:
             return Before(version=self.session.version)
+        if self.orders.decisions and (run.root is not None or self.session.info.parent is not None):
+            await check_not_passed_on(self.crew.store, self.session, self.orders.decisions)
         self._go_on_duty()
         found = await self.session.whole(found)
         self.tale.place = place_of(self.session.id, found)
@@ -443,14 +446,9 @@ class Driving:
     # --- the end ---
 
     async def _cancel_members(self) -> None:
-        """Nobody is to decide any more for the members that this run waits for."""
-        if self.crew.member_of is None:
-            return
-        waited = {it.via.call for it in self._before.needs.asked.values() if it.via}
-        for call in open_calls(self.tale.messages):
-            found = self.crew.member_of(call, self.session) if call.id in waited else None
-            if found is not None:
-                await cancel(found[0], found[1], run_id_of(self.run.id, str(call.id)))
+        """Nobody is to decide any more for members that work for this run, which is over."""
+        if any(self.crew.options(call.name).delegates for call in open_calls(self.tale.messages)):
+            await cancel_members(self.crew.store, self.session, self.run.id)
 
     async def _finish(self, answer: Any) -> RunOutput:
         """Store the answer, and that the run is completed."""
@@ -462,6 +460,7 @@ class Driving:
             self.tale.answer_anew(answer)
         output = self._output(answer)
         await self.tale.stored(self.run.end(tuple(self.tale.pending), **self.tale.more()))
+        await self._cancel_members()
         return output
 
     async def _stop(self, status: str, needs: Sequence[Requirement] = ()) -> RunOutput:

@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from ..backend import HeadPatch
-from ..entries import PAUSED
-from ..errors import SessionNotFound
-from ..requirements import Requirement
+from ..entries import COMPLETED, PAUSED
+from ..errors import SessionNotFound, UsageError
+from ..requirements import Decision, PassedOn
 from ..session import Session
 from ..store import Store
 from .output import RunOutput
@@ -48,40 +48,42 @@ async def work(member: Any, task: str, session: Session, call: Execution) -> Run
     """
     run_id = run_id_of(call.run_id, call.call_id)
     open = {it.id for it in await session.requirements(members=True)} if call.decisions else set[str]()
-    decisions = [it for it in call.decisions if it.requirement in open]
+    decisions = [PassedOn(it.requirement, it.outcome, it.value) for it in call.decisions if it.requirement in open]
+    how: dict[str, Any] = {"session": session, "lease": call.lease, "wait": _PATIENT}
     if decisions:
-        output: RunOutput = await member.continue_run(run_id, decisions, session=session, lease=call.lease, wait=_PATIENT)
+        output: RunOutput = await member.continue_run(run_id, decisions, **how)
     else:
-        output = await member.run(task, session=session, run_id=run_id, lease=call.lease)
+        output = await member.run(task, run_id=run_id, **how)
     if output.status == PAUSED:
         raise Waits(output.requirements)
+    if output.status != COMPLETED:
+        raise UsageError(f"the work of {member.name!r} has no result: its run {run_id!r} is {output.status}")
     return output
 
 
-async def cancel(member: Any, session: Session, run_id: str) -> None:
-    """Cancel the member's run if it waits for people."""
-    for it in await session.requirements(members=True):
-        if it.run_id == run_id:
-            await member.continue_run(run_id, [it.cancel()], session=session)
-            return
+async def cancel_members(store: Store, session: Session, run_id: str) -> None:
+    """Cancel what members wait for under a run that is over, and theirs under them; whoever ends it need not know its members.
 
-
-async def cancel_waiting(store: Store, session: Session, run_id: str, waits: Sequence[Requirement]) -> None:
-    """Cancel the runs of members that a run, which is over, waited for; whoever ends it need not know its members.
-
-    They are found in `session` itself, where members share it, and in those beside it.
+    They are found in `session` itself, where they share it, and in the sessions beside it.
     """
-    for id in {run_id_of(run_id, it.via.call) for it in waits if it.via is not None}:
-        await _cancel_waiting(store, session, id)
-        async for info in store.sessions(waiting=True, parent=session.id, user_id=session.info.user_id):
-            if (own := await store.get(info.id, user_id=session.info.user_id)) is not None:
-                await _cancel_waiting(store, own, id)
+    user, theirs = session.info.user_id, f"{session.id}/"
+    beside = [it.id async for it in store.sessions(waiting=True, user_id=user) if it.parent is not None and it.id.startswith(theirs)]
+    for own in [session, *[await store.get(id, user_id=user) for id in beside]]:
+        waits = set[str]() if own is None else {it.run_id for it in await own.requirements(members=True)}
+        for id in sorted([it for it in waits if it.startswith(run_id_of(run_id, ""))]):
+            assert own is not None
+            run = await own.get_run(id)
+            if own is not session or (run is not None and run.root is not None):
+                await own.cancel_run(id)
 
 
-async def _cancel_waiting(store: Store, session: Session, run_id: str) -> None:
-    theirs = [it for it in await session.requirements(members=True) if it.run_id == run_id]
-    if theirs and await session.cancel_run(run_id):
-        await cancel_waiting(store, session, run_id, theirs)
+async def check_not_passed_on(store: Store, session: Session, decisions: Sequence[Decision]) -> None:
+    """`UsageError` where the run that a member works for, in the session beside its own, has been told of another decision."""
+    parent = None if session.info.parent is None else await store.get(session.info.parent, user_id=session.info.user_id)
+    for place in (session, parent):
+        told = set[str]() if place is None else await place.passed_on(decided=True)
+        if wrong := [it for it in decisions if it.requirement in told and not isinstance(it, PassedOn)]:
+            raise UsageError(f"requirement {wrong[0].requirement!r} was decided already, where {place and place.id!r} waits for it")
 
 
 def about(instructions: Any) -> str:

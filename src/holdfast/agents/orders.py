@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ..messages import Message, ToolCall
+from ..messages import Message
 from ..requirements import Decision
 from ..runs import LEASE
 from ..session import Session
@@ -65,8 +65,6 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     middleware: tuple[Middleware, ...] = ()
     prehooks: tuple[Prehook, ...] = ()
     posthooks: tuple[Posthook, ...] = ()
-    member_of: Callable[[ToolCall, Session], tuple[Any, Session] | None] | None = None
-    """Who works for a call, and in which session; None for one whose member there is no more."""
     duty: Any = None
     """Where agents hand over to one another (`handoff.Duty`): who of them has a conversation."""
 

@@ -13,7 +13,6 @@ import msgspec
 
 from ..errors import InvalidValue
 from ..info import SessionInfo
-from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent, asynchronous
 from .handoff import on_duty
@@ -58,7 +57,6 @@ class Team(Agent):
         given = more.pop("instructions", None)
         tools = [*more.pop("tools", ()), self._delegate()]
         super().__init__(model, instructions=self._guided(given), tools=tools, **more)
-        self._crew = msgspec.structs.replace(self._crew, member_of=self._member_of)
 
     async def get_member_sessions(self, session_id: str | None = None, *, user_id: str | None = None) -> list[SessionInfo]:
         """The members' own sessions under one of the team's, the newest first; `SessionNotFound` where there is none for this caller."""
@@ -89,10 +87,6 @@ class Team(Agent):
 
     def _session_of(self, member: Agent, session: Session) -> Session:
         return session if self._shares else beside(session, str(member.name))
-
-    def _member_of(self, call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
-        member = self.members.get(call.arguments["member"])
-        return member and (member, self._session_of(member, session))
 
 
 def _checked(members: Sequence[Agent], mode: str) -> dict[str, Agent]:

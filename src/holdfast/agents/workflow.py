@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from ..errors import InvalidValue, UsageError
-from ..messages import ToolCall
 from ..session import Session
 from .agent import Agent, asynchronous
 from .engine import check_holds
@@ -53,7 +52,7 @@ class Workflow(Agent):
         super().__init__(Pipeline(self.steps, self._session_for), name=name, **told, **more)
         self._leaves = by_name(self.steps)
         known = {name: (step.work, step.options) for name, step in self._leaves.items()}
-        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known, member_of=self._member_of)
+        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known)
         agent = asynchronous(agent)
         if agent is not None:
             history_too: dict[str, Any] = {
@@ -89,9 +88,6 @@ class Workflow(Agent):
             """Run the workflow on this input, and get its result. Use it for new work; answer from the conversation what is known."""
             return (await work(quiet, input, session, execution())).content
 
-        def member_of(call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
-            return quiet, session
-
         it = marked(run_workflow, ToolOptions(delegates=True))
         own, theirs = self._crew, agent.crew
         check_holds(theirs.engine, (it,))
@@ -101,7 +97,6 @@ class Workflow(Agent):
             store=self.store,
             tools=(*theirs.tools, it),
             by_name={**theirs.by_name, "run_workflow": (it, options_of(it))},
-            member_of=member_of,
             providers=(*own.providers, *theirs.providers),
             middleware=tuple(dict.fromkeys((*own.middleware, *theirs.middleware))),
             prehooks=(*own.prehooks, *theirs.prehooks),
@@ -113,7 +108,3 @@ class Workflow(Agent):
 
     def _session_of(self, step: Step, session: Session) -> Session:
         return beside(session, step.work.name or step.name if isinstance(step.work, Agent) else step.name)
-
-    def _member_of(self, call: ToolCall, session: Session) -> tuple[Agent, Session] | None:
-        step = self._leaves.get(call.name)
-        return (step.work, self._session_of(step, session)) if step is not None and isinstance(step.work, Agent) else None
