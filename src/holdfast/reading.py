@@ -158,8 +158,11 @@ class Readings(Handle):
         return _passed_on(told, paused, told.decided.keys() if decided else told.asked.keys())
 
     async def _waits(self) -> tuple[requirements.Needs, set[str]]:
-        """What runs have asked for, and those of them that are paused."""
-        told = requirements.told(await self.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION)))
+        """What runs have asked for, and those of them that are paused. What came with a fork is decided where it was asked."""
+        found = await self.entries(kinds=(kinds.REQUIREMENT, kinds.DECISION))
+        told = requirements.told(
+            [it for it in found if self._seen.origin is None or it.version > 1]
+        )  # a fork's first commit are its copies
         asking = {it.run_id for it in told.open}
         return told, {id for id in asking if (run := await self.get_run(id)) is not None and run.status == PAUSED}
 

@@ -90,9 +90,10 @@ class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
         return self._decided("approve", changed or None)
 
     def answer(self, **fields: Any) -> Decision:
-        """Fill in the fields, and execute the call."""
+        """Fill in the fields, and execute the call. One with a default, which its schema tells, may be left out."""
         names = {field.name for field in self.fields}
-        if self.kind == "input" and fields.keys() != names:
+        needed = {field.name for field in self.fields if "default" not in field.schema}
+        if self.kind == "input" and not needed <= fields.keys() <= names:
             raise InvalidValue(f"answer({', '.join(fields)}): {self.call.name} asks for {', '.join(sorted(names))}")
         return self._decided("answer", fields)
 

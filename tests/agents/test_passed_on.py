@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -173,6 +173,7 @@ async def test_a_fork_decides_nothing_that_its_origin_waits_for(chat: Models, st
     above = desk.above(who)
     paused = await above.run("go", session_id="s")
     fork = await (await there(store, "s")).fork("f")
+    assert await fork.requirements(members=True) == []
     with pytest.raises(UsageError, match="waits for people where this was forked from"):
         await above.continue_run(paused.run_id, [it.approve() for it in paused.requirements], session=fork)
     assert desk.done == []
@@ -205,7 +206,7 @@ async def test_a_member_that_is_cancelled_has_no_result(chat: Models, store: Sto
 
 async def test_a_member_waits_its_turn_as_long_as_its_team_works(chat: Models, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked twice in one answer, it works at one after the other, however long that takes."""
-    monkeypatch.setitem(Agent.run.__kwdefaults__, "wait", 0.1)
+    monkeypatch.setitem(cast("dict[str, Any]", Agent.run.__kwdefaults__), "wait", 0.1)
     desk = Desk(chat, store, [Answer(text="one", delay=0.5), Answer(text="two", delay=0.5)])
     twice = Answer(calls=(Call("delegate", {"member": "a", "task": "1"}), Call("delegate", {"member": "a", "task": "2"})))
     server = chat.serve([twice, "both"])

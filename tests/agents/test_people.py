@@ -145,6 +145,27 @@ async def test_what_does_not_fit_a_field_is_refused_and_may_be_given_again(chat:
     assert done.status == "completed"
 
 
+async def test_a_field_with_a_default_may_be_left_out(models: Models, store: Store) -> None:
+    done: list[Any] = []
+
+    @tool(ask=["amount", "due"])
+    def invoice(order_id: str, amount: decimal.Decimal, due: datetime.date = datetime.date(2026, 12, 1)) -> str:
+        """Write an invoice."""
+        done.append((order_id, amount, due))
+        return "written"
+
+    agent = models.agent([call("invoice", order_id="7"), "Done."] * 2, store=store, tools=[invoice])
+    paused = await agent.run("invoice 7", session_id="s")
+    (it,) = paused.requirements
+    assert [field.schema.get("default") for field in it.fields] == [None, "2026-12-01"]
+    with pytest.raises(InvalidValue, match="asks for amount, due"):
+        it.answer(due="2026-12-02")
+    await agent.continue_run(paused, [it.answer(amount="1.5")])
+    (it,) = (await agent.run("invoice 7", session_id="s")).requirements
+    await agent.continue_run(it.run_id, [it.answer(amount=2, due="2026-12-02")], session_id="s")
+    assert [(amount, due.day) for _, amount, due in done] == [(decimal.Decimal("1.5"), 1), (decimal.Decimal(2), 2)]
+
+
 async def test_a_result_from_elsewhere_is_supplied(models: Models, store: Store, desk: Desk) -> None:
     agent = models.agent([call("ship", order_id="7"), "On its way."], store=store, tools=desk.tools())
     paused = await agent.run("ship 7", session_id="s")

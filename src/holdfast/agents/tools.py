@@ -198,21 +198,27 @@ def execution() -> Execution:
 
 
 def fields_of(it: Any) -> tuple[Field, ...]:
-    """What a person is asked for before a call of this tool is executed."""
+    """What a person is asked for before a call of this tool is executed; what has a default may be left out."""
     asked = options_of(it).ask
-    hints = _hints(it) if asked else {}
-    return tuple(Field(name, _schema(hints.get(name, Any))) for name in asked)
+    hints, defaults = (_hints(it), _defaults(it)) if asked else ({}, {})
+    return tuple(Field(name, _schema(hints.get(name, Any)) | ({"default": defaults[name]} if name in defaults else {})) for name in asked)
 
 
 def converted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """What people gave for the parameters they are asked for, as the types these have; `InvalidValue` names the one that is none."""
     hints, found = _hints(function), dict[str, Any]()
-    for name in options_of(function).ask:
+    for name in [it for it in options_of(function).ask if it in values or it not in _defaults(function)]:
         try:
             found[name] = msgspec.convert(values.get(name), hints.get(name, Any), strict=False)
         except msgspec.ValidationError as error:
             raise InvalidValue(f"{name}={values.get(name)!r:.80} for {name_of(function)!r}: {error}") from error
     return found
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of its parameters, as plain JSON."""
+    parameters = inspect.signature(_written(function)).parameters
+    return {name: msgspec.to_builtins(it.default, enc_hook=str) for name, it in parameters.items() if it.default is not it.empty}
 
 
 def _schema(hint: Any) -> dict[str, Any]:
