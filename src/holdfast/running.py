@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import msgspec
 
 from . import entries as kinds
 from .backend import BlobDrop, ClaimAct, Counts, HeadPatch, Outcome
-from .entries import CANCELLED, COMPLETED, ERROR, INTERRUPTED, PAUSED, QUEUED, RUNNING, NewEntry
+from .entries import CANCELLED, COMPLETED, ERROR, INTERRUPTED, PAUSED, QUEUED, RUNNING, Entry, NewEntry
 from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now
 from .messages import Message, encode_message
@@ -226,8 +226,12 @@ class Run:
         return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
 
 
-async def cancel(session: Session, run_id: str, status: str = CANCELLED) -> bool:
-    """Record a run as cancelled and end its claim, whoever drives it; False for one that is over.
+Said = Callable[[list[Entry]], Awaitable[Message | None]]
+"""What is known of a run, beside its entries, that was said in it and is not stored."""
+
+
+async def cancel(session: Session, run_id: str, status: str = CANCELLED, said: Said | None = None) -> bool:
+    """Record a run as cancelled and end its claim, whoever drives it; False for one that is over. What was `said` is stored with it.
 
     As interrupted, with that `status`: False for one that waits too, which nobody has a claim for.
     Its driver may write no more: it learns so from its next commit or heartbeat. `UsageError` for a run there is none of, or a part of one.
@@ -243,19 +247,23 @@ async def cancel(session: Session, run_id: str, status: str = CANCELLED) -> bool
         if not under_way and (status == INTERRUPTED or run.status not in (PAUSED, QUEUED)):
             return False  # it is over, or nobody drives it that could let go of it
         try:
-            await _ended(session, run, told(log).open if status == CANCELLED else (), status)
+            version, partial = session.version, None if said is None else await said(log)
+            await _ended(session, run, told(log).open if status == CANCELLED else (), status, version, partial)
         except (Conflict, Fenced) as moved:  # it went on meanwhile, or came to its end
             await patience.again(moved)
         else:
             return True
 
 
-async def _ended(session: Session, run: RunInfo, waits: Sequence[Requirement], status: str) -> None:
+async def _ended(session: Session, run: RunInfo, waits: Sequence[Requirement], status: str, version: int, partial: Message | None) -> None:
     fence, time = session.held_by(run.id), now()
     event = _encoded(RunEvent(FORM, status, run.attempt, run.metrics, root=run.root))
     decided = [entry_of(it.cancel(), run.id, run.agent, time) for it in waits]
-    added = (*decided, NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time))
-    claim: dict[str, Any] = {"expect": session.version} if fence is None else {"fence": fence, "claim": ClaimAct("release")}
+    answer = () if partial is None else (message_entry(partial, time, run.id, run.agent),)
+    added = (*answer, *decided, NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time))
+    claim: dict[str, Any] = {} if fence is None else {"fence": fence, "claim": ClaimAct("release")}
+    if fence is None or partial is not None:
+        claim["expect"] = version
     live = (BlobDrop(kinds.LIVE, run.id),)  # its driver can't take it away any more
     await session.write(entries=added, counts=counts_of(added), time=time, staged=False, drops=live, **claim)
     await session.look_who_waits()

@@ -286,6 +286,32 @@ async def test_a_run_is_cancelled_from_elsewhere(chat: Models, file_store: Store
     assert (await agent.run("again", session_id="s", wait=0)).content == "fine"
 
 
+async def test_what_was_told_of_an_answer_is_kept_when_somebody_cancels_it(chat: Models, file_store: Store) -> None:
+    held = threading.Event()
+    agent = chat.agent([call("look"), Answer(text=LONG, halfway=held)], store=file_store, tools=[look])
+    stream = agent.run("hi", session_id="s", run_id="r", stream=True, detached=True)
+    seen = [await anext(stream) for _ in range(4)]
+    session = await there(agent, "s")
+    await until(lambda: _told(session))
+    told = [event async for event in _some(agent.follow("r", "s"), 4)]
+    assert await agent.cancel_run("r", "s")
+    held.set()
+    *_, partial = await texts(session)
+    assert LONG.startswith(partial)
+    assert len(partial) >= len("".join([it.delta for it in told if isinstance(it, TextDelta)])) > 0
+    again = await followed(agent, "r")
+    assert joined(again)[: len(joined(seen)) - 1] == joined(seen)[:-1]
+    assert output_of(again).status == CANCELLED
+    assert [it.number for it in again] == sorted({it.number for it in again})
+    rest = await followed(agent, "r", seen[-1].number)
+    assert "".join([it.delta for it in (*seen, *rest) if isinstance(it, TextDelta)]) == partial
+
+
+async def _some(events: AsyncIterator[Event], count: int) -> AsyncIterator[Event]:
+    for _ in range(count):
+        yield await anext(events)
+
+
 @pytest.mark.parametrize("how", ["cancel_run", "release_run"])
 async def test_what_a_run_that_others_ended_had_told_is_gone(chat: Models, file_store: Store, how: str) -> None:
     held = threading.Event()

@@ -13,12 +13,12 @@ import msgspec
 
 from .. import entries as kinds
 from ..backend import Counts
-from ..entries import COMPLETED
+from ..entries import COMPLETED, LIVE, Entry
 from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
-from ..running import Run
+from ..running import Run, cancel
 from ..runs import LEASE, WAIT
 from ..session import Session
 from ..store import Store
@@ -31,9 +31,11 @@ from .engine import Engine, check_holds
 from .events import Event
 from .following import follow
 from .history import DEFAULT, History
+from .live import unstored
 from .members import cancel_members
 from .orders import Crew, Instructions, Orders
 from .output import RunOutput
+from .sequence import broken_off
 from .stream import RunStream
 from .summaries import Summaries
 from .tale import Emit
@@ -302,11 +304,15 @@ class Agent:
     async def cancel_run(self, run_id: str, session_id: str | None = None, *, user_id: str | None = None) -> bool:
         """End a run that is under way or waits for people, in any process, as cancelled; False for one that is over.
 
-        The process that drives it stops at its next write or heartbeat. What is stored of the run stays. Raises `SessionNotFound`,
-        `UsageError` where there is no such run.
+        The process that drives it stops at its next write or heartbeat. What is stored of the run stays, and of a detached one what was
+        told of an answer. Raises `SessionNotFound`, `UsageError` where there is no such run.
         """
         session = await self._there(session_id, user_id)
-        ended = await session.cancel_run(run_id)
+
+        async def said(log: list[Entry]) -> Message | None:
+            return broken_off(session.id, log, unstored([it for it in await session.blobs(LIVE) if it.key == run_id]))
+
+        ended = await cancel(session, check_id(run_id, "run id"), said=said)
         await cancel_members(self.store, session, run_id)
         return ended
 

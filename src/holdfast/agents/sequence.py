@@ -129,6 +129,14 @@ def place_of(session_id: str, log: Iterable[Entry]) -> Place:
     return telling.place
 
 
+def broken_off(session_id: str, log: Iterable[Entry], unstored: Unstored | None) -> Message | None:
+    """The answer that was under way behind a run's entries, as far as it was told; None where none was."""
+    place = place_of(session_id, log)
+    if unstored is None or (unstored.attempt, unstored.place) != (place.attempt, place.place):
+        return None
+    return Message("assistant", tuple([Reasoning(text) if reasoning else Text(text) for reasoning, text in unstored.pieces]))
+
+
 def behind(events: Iterable[Event], number: int) -> Iterator[Event]:
     """The events behind this number; of a piece of text what is behind it."""
     for event in events:
