@@ -36,7 +36,7 @@ from .messages import Message
 from .reading import Readings, check_numbers
 from .running import Run, cancel, counts_of, message_entry
 from .runs import LEASE, WAIT, Metrics
-from .state import CACHE_PREFIX, Scope, State, VolatileCache
+from .state import CACHE_PREFIX, MEMBERS_PREFIX, Scope, State, VolatileCache
 from .values import decode, encode
 
 FORM = 1
@@ -281,9 +281,14 @@ class Session(Readings):
                 return outcome.version
 
     async def delete(self) -> None:
-        """Remove the session and everything it holds. A writer that comes late gets `SessionGone`."""
+        """Remove the session and everything it holds, its members' sessions too. A writer that comes late gets `SessionGone`."""
         with suppress(SessionGone):
+            await self._read(ReadPlan(state_since=self.cells.synced))
+            members = [self.beside(f"{self.id}/{name}", HeadPatch()) for name in State(self, MEMBERS_PREFIX)]
             await self.write(erase=Erase("session"), staged=False)
+            for it in members:
+                with suppress(SessionNotFound):
+                    await it.delete()
 
     async def fork(self, id: str | None = None, *, at: int | None = None, name: str | None = None) -> Session:
         """A new session with a copy of this one's visible entries (up to seq `at`), state and blobs; it remembers where it came from.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 import msgspec
 
 from . import transfer
-from .backend import Backend, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
+from .backend import Backend, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
 from .backends.urls import shown
 from .entries import CANCELLED, COMPLETED, RUN
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
@@ -270,12 +270,13 @@ class Store:
         return await self._look(session_id, user_id, ReadPlan()) is not None
 
     async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
-        """Remove a session and everything it holds; False where there is none for this caller."""
-        key = Key(self.tenant, check_session_id(session_id))
+        """Remove a session and everything it holds, its members' sessions too; False where there is none for this caller."""
+        session = self.handle(check_session_id(session_id), user_id=user_id)
         try:
-            await self.backend.commit(key, self._link.commit(user_id, erase=Erase("session")))
+            await session.refresh()
         except (SessionNotFound, SessionGone):
             return False
+        await session.delete()
         return True
 
     async def list(self, *, limit: int = 50, cursor: str | None = None, **wanted: Unpack[Wanted]) -> SessionPage:

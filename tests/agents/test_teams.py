@@ -524,3 +524,18 @@ async def test_the_input_may_be_messages(chat: Models, memory: Store) -> None:
     given: Input = [user("one"), user("two")]
     team = Made(chat, memory).team(["x"], Made(chat, memory).agent("a", []))
     assert (await team.run(given, session_id="s")).content == "x"
+
+
+async def test_members_sessions_go_with_the_session(models: Models, store: Store) -> None:
+    """Those of a team in a team too; nobody else's of a name like theirs."""
+    made = Made(models, store)
+    inner = made.team([delegate("deep"), "inner"], made.agent("deep", ["deep"]), name="inner")
+    team = made.team([delegate("inner"), "done"], inner)
+    await team.run("go", session_id="s", user_id="ada")
+    other = await store.session("s/other", user_id="ada")
+    await other.append(user("mine"))
+    assert sorted([it.id async for it in store.sessions(user_id="ada")]) == ["s", "s/inner", "s/inner/deep", "s/other"]
+    assert list((await seen(store, "s", "ada")).state) == []
+    assert await store.delete("s", user_id="bob") is False
+    assert await store.delete("s", user_id="ada") is True
+    assert [it.id async for it in store.sessions(user_id="ada")] == ["s/other"]

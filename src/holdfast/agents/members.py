@@ -11,6 +11,7 @@ from ..entries import COMPLETED, PAUSED
 from ..errors import SessionNotFound, UsageError
 from ..requirements import Decision, PassedOn
 from ..session import Session
+from ..state import MEMBERS_PREFIX, State
 from ..store import Store
 from .output import RunOutput
 from .tools import Execution, Waits
@@ -27,8 +28,11 @@ def beside(session: Session, name: str) -> Session:
 
 
 async def in_this_life(own: Session, session: Session) -> Session:
-    """`own` itself, emptied if it is from before `session` was cleared or deleted."""
-    there = beside(session, own.id.removeprefix(f"{session.id}/"))
+    """`own` itself, emptied if it is from before `session` was cleared or deleted; `session` notes that it has it."""
+    name = own.id.removeprefix(f"{session.id}/")
+    there, noted = beside(session, name), State(session, MEMBERS_PREFIX)
+    if name not in noted:
+        noted[name] = True
     with suppress(SessionNotFound):
         await there.refresh()
         if there.metadata.get(_LIFE, session.life) != session.life:
