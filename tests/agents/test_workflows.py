@@ -31,6 +31,7 @@ from holdfast.agents import (
     Workflow,
     tool,
 )
+from holdfast.ids import now
 from holdfast.testing.model_server import Answer, Request, call
 
 from .conftest import Counting, Models, sent, statuses, texts, there, told, until
@@ -347,6 +348,20 @@ async def test_a_function_marked_as_a_tool_waits_for_consent_too(memory: Store, 
     assert (await flow.continue_run(paused, [paused.requirements[0].approve()])).content == "send(go)"
 
 
+async def test_a_step_that_nobody_decided_on_in_time_is_not_done(memory: Store, work: Work) -> None:
+    flow = made(memory, tool(confirm=True, expires=0.01)(work.says("send")), work.says("c"))
+    paused = await flow.run("go", session_id="s")
+    (it,) = paused.requirements
+    assert it.expires is not None
+
+    async def too_late() -> bool:
+        return it.has_expired(now())
+
+    await until(too_late)
+    assert "in time" in (await flow.continue_run(paused)).content
+    assert work.done == ["c"]
+
+
 async def test_a_denied_step_gives_the_reason_and_a_cancelled_one_ends_the_run(store: Store, work: Work) -> None:
     flow = made(store, Step(work.says("send"), confirm=True), work.says("c"))
     first, second = [await flow.run("go", session_id=id) for id in ("s", "t")]
@@ -645,6 +660,9 @@ def test_what_a_workflow_can_not_be(chat: Models, memory: Store) -> None:
     def g(given: StepInput) -> str:
         return ""
 
+    def h(given: StepInput, amount: int) -> str:
+        return ""
+
     nameless = chat.agent([], store=memory)
     refused: list[tuple[Callable[[], Any], str]] = [
         (lambda: Workflow([]), "one step at least"),
@@ -656,15 +674,17 @@ def test_what_a_workflow_can_not_be(chat: Models, memory: Store) -> None:
         (lambda: Workflow([f], instructions="x"), "belongs to the agents"),
         (lambda: Workflow([f], tools=[f]), "belongs to the agents"),
         (lambda: Loop(f, times=0), "1 or more"),
+        (lambda: Step(tool(external=True)(lambda _: ""), name="wire"), r"marked @tool\(external=True\).*make an agent with it the step"),
+        (lambda: Condition(tool(ask=["amount"])(h), f, name="if"), r"step 'if\?' is marked @tool\(ask=\['amount'\]\)"),
         (lambda: Parallel(), "one step at least"),
         (lambda: Condition(f, []), "one step at least"),
         (lambda: Router(f, []), "one step at least"),
         (lambda: Workflow([Step(f, name="x"), Parallel(Step(g, name="x", confirm=True), g)]), "two different steps are called 'x'"),
         (lambda: Workflow([Loop(Step(f, idempotent=True)), f]), "two different steps are called 'f'"),
-        (lambda: Workflow([Condition(f, g, name="c"), Step(g, name="c?")]), "c?"),
+        (lambda: Workflow([Condition(f, g, name="c"), Step(g, name="c?")]), r"c\?"),
     ]
     for make, message in refused:
-        with pytest.raises(InvalidValue, match=message.replace("?", r"\?")):
+        with pytest.raises(InvalidValue, match=message):
             make()
 
 

@@ -52,7 +52,8 @@ Work = Callable[..., Any] | Agent
 class Step:
     """One step: a function of `StepInput` (plain or async; a parameter typed `Session` is the run's), an agent or a team.
 
-    `confirm`: a person has to approve it. `idempotent`: a function that may be done again when a crash has left its outcome unknown.
+    `confirm`: a person has to approve it. `idempotent`: a function that may be done again when a crash has left its outcome unknown. What
+    `@tool` says of the function (`confirm`, `expires`, `idempotent`) is said of the step; `external` and `ask` are an `InvalidValue`.
     """
 
     def __init__(self, work: Any, *, name: str | None = None, confirm: bool = False, idempotent: bool = False) -> None:
@@ -62,8 +63,14 @@ class Step:
         self.work: Work = work
         self.name = _checked(name or (work.name if isinstance(work, Agent) else name_of(work)) or "", work)
         said = options_of(work)
+        if said.external or said.ask:
+            mark = "external=True" if said.external else f"ask={list(said.ask)!r}"
+            raise InvalidValue(f"step {self.name!r} is marked @tool({mark}), as an agent's tool may be: make an agent with it the step")
         self.options = ToolOptions(
-            idempotent=idempotent or said.idempotent, confirm=confirm or said.confirm, delegates=isinstance(work, Agent)
+            idempotent=idempotent or said.idempotent,
+            confirm=confirm or said.confirm,
+            expires=said.expires,
+            delegates=isinstance(work, Agent),
         )
 
 
