@@ -22,6 +22,7 @@ from holdfast.agents import (
     Parallel,
     Router,
     RunEnded,
+    RunOutput,
     Step,
     StepInput,
     StepOutput,
@@ -78,6 +79,15 @@ def work() -> Work:
 
 def made(store: Store, *steps: Any, **options: Any) -> Workflow:
     return Workflow(steps, name="flow", store=store, **options)
+
+
+async def too_late(paused: RunOutput) -> None:
+    """Wait until nothing can be decided any more."""
+
+    async def expired() -> bool:
+        return all(it.has_expired(now()) for it in paused.requirements)
+
+    await until(expired)
 
 
 # --- what a step may be ----------------------------------------------------------------------------------------------
@@ -210,6 +220,12 @@ async def test_a_router_that_chooses_none_of_its_choices_is_an_error_that_names_
     with pytest.raises(ValueError, match="chose 'z', which is none of a, b"):
         await flow.run("x", session_id="s")
     assert await statuses(await there(flow, "s")) == ["error"]
+
+
+@pytest.mark.parametrize("chosen", [3, True, ["a", 3], [["a"]]])
+async def test_a_router_that_chooses_no_name_is_an_error_that_says_what_to_give(memory: Store, work: Work, chosen: Any) -> None:
+    with pytest.raises(ValueError, match=r"router 'router' chose .*, which is none of a, b: give the name of one, or a list of names"):
+        await made(memory, Router(lambda _: chosen, [work.says("a"), work.says("b")])).run("x", session_id="s")
 
 
 async def test_a_choice_that_was_made_is_not_made_again(memory: Store, work: Work) -> None:
@@ -351,13 +367,8 @@ async def test_a_function_marked_as_a_tool_waits_for_consent_too(memory: Store, 
 async def test_a_step_that_nobody_decided_on_in_time_is_not_done(memory: Store, work: Work) -> None:
     flow = made(memory, tool(confirm=True, expires=0.01)(work.says("send")), work.says("c"))
     paused = await flow.run("go", session_id="s")
-    (it,) = paused.requirements
-    assert it.expires is not None
-
-    async def too_late() -> bool:
-        return it.has_expired(now())
-
-    await until(too_late)
+    assert paused.requirements[0].expires is not None
+    await too_late(paused)
     assert "in time" in (await flow.continue_run(paused)).content
     assert work.done == ["c"]
 
@@ -370,6 +381,36 @@ async def test_a_denied_step_gives_the_reason_and_a_cancelled_one_ends_the_run(s
     assert "not today" in denied.content
     ended = await flow.continue_run(second, [second.requirements[0].cancel()])
     assert (ended.status, work.done) == ("cancelled", ["c"])
+
+
+@pytest.mark.parametrize("by", ["deny", "expired"])
+async def test_what_decides_is_no_and_nothing_where_people_did_not_let_it(store: Store, work: Work, by: str) -> None:
+    """Also on another try: what the log has for a result is words."""
+
+    def says(name: str, gives: Any) -> Any:
+        return tool(confirm=True, expires=0.01 if by == "expired" else None)(work.says(name, gives))
+
+    flow = made(
+        store,
+        Condition(says("ok", True), work.says("yes"), otherwise=work.says("no")),
+        Loop(work.says("more"), until=says("enough", True), times=2),
+        Router(says("which", "a"), [work.says("a")]),
+        work.fails("end", 1),
+    )
+
+    async def refused(paused: RunOutput) -> RunOutput:
+        if by == "expired":
+            await too_late(paused)
+        return await flow.continue_run(paused, [it.deny("no") for it in paused.requirements if by == "deny"])
+
+    paused = await flow.run("x", session_id="s", run_id="r")
+    for name in ("condition?", "loop?", "loop?"):
+        assert [it.call.name for it in paused.requirements] == [name]
+        paused = await refused(paused)
+    with pytest.raises(ValueError, match="end failed"):
+        await refused(paused)
+    assert (await flow.run("x", session_id="s", run_id="r")).content == "end at last"
+    assert work.done == ["no", "more", "more", "end", "end"]
 
 
 async def test_a_step_that_waits_lets_the_others_end_first(store: Store, work: Work) -> None:

@@ -78,6 +78,12 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(_result(asked, decision) for asked, decision in told if asked.via is None)
 
     @property
+    def denied(self) -> frozenset[str]:
+        """The calls that a person denied, or that nobody decided on in time: their results say so in words."""
+        refused = [it for it in (self.needs.decided | self.decided).values() if it.outcome in ("deny", "expired")]
+        return frozenset([asked.holds for it in refused if (asked := self.needs.asked[it.requirement]).via is None])
+
+    @property
     def released(self) -> dict[str, list[Decision]]:
         """By call: the decisions to execute it, or for whom it runs, that have not had their effect."""
         ready = self.needs.decided | self.decided if self.status == PAUSED else self.decided

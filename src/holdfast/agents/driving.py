@@ -319,6 +319,7 @@ class Driving:
             instructions=await self._instructions(context),
             tools=(*self.crew.tools, *context.tools) if context.tools else self.crew.tools,
             rerun=rerun,
+            denied=self._before.denied,
             executions={id: self._before.execution(self.run.id, id, self.orders.lease) for id in rerun},
             stream=self.orders.stream,
             lease=self.orders.lease,

@@ -35,6 +35,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str | None = None
     tools: tuple[Any, ...] = ()
     rerun: dict[str, dict[str, Any] | None] = {}
+    denied: frozenset[str] = frozenset()
+    """Calls (by id) of this run that people denied, or did not decide on in time: what the model reads in their results."""
     executions: dict[str, Execution] = {}
     stream: bool = False
     lease: float = LEASE

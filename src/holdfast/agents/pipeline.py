@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -117,7 +117,7 @@ class Flow:
         if isinstance(part, Parallel):
             return await self._parallel(part, path, content)
         if isinstance(part, Condition):
-            steps = part.steps if await self._leaf(part.test, f"{path}?", content, keep=False) else part.otherwise
+            steps = part.steps if await self._decided(part.test, f"{path}?", content) else part.otherwise
             return await self._each(steps, f"{path}/", content)
         if isinstance(part, Loop):
             return await self._loop(part, path, content)
@@ -134,19 +134,21 @@ class Flow:
     async def _loop(self, part: Loop, path: str, content: Any) -> Any:
         for time in range(1, part.times + 1):
             content = await self._each(part.steps, f"{path}/{time}/", content)
-            if part.until is not None and await self._leaf(part.until, f"{path}/{time}?", content, keep=False):
+            if part.until is not None and await self._decided(part.until, f"{path}/{time}?", content):
                 break
         return content
 
     async def _route(self, part: Router, path: str, content: Any) -> Any:
-        chosen = await self._leaf(part.choose, f"{path}?", content, keep=False)
-        names = [chosen] if isinstance(chosen, str) else list(chosen or [])
-        if unknown := [name for name in names if name not in part.choices]:
-            raise ValueError(f"router {part.name!r} chose {unknown[0]!r}, which is none of {', '.join(part.choices)}")
+        names = _chosen(part, await self._decided(part.choose, f"{path}?", content))
         for place, name in enumerate(names):
             again = names[:place].count(name) + 1  # a step that is chosen again has a path of its own
             content = await self._part(part.choices[name], f"{path}{f'#{again}' if again > 1 else ''}/{name}", content)
         return content
+
+    async def _decided(self, step: Step, path: str, content: Any) -> Any:
+        """What a function that decides gives; None, which is no and nothing, where people did not let it decide."""
+        given = await self._leaf(step, path, content, keep=False)
+        return None if self._try_of(path) in self._turn.denied else given
 
     # --- one step ---
 
@@ -218,6 +220,16 @@ class Flow:
             made = await asyncio.to_thread(as_model_sees(step.work), given)
             made = await made if inspect.isawaitable(made) else made
         return made if isinstance(made, StepOutput) else StepOutput(content=made)
+
+
+def _chosen(part: Router, chosen: Any) -> list[str]:
+    """The names of the choices; `ValueError` for what names none."""
+    several = not isinstance(chosen, str) and (not chosen or isinstance(chosen, Iterable))
+    names: list[Any] = list(cast("Iterable[Any]", chosen or ())) if several else [chosen]
+    if wrong := [name for name in names if not (isinstance(name, str) and name in part.choices)]:
+        fix = "" if isinstance(wrong[0], str) else ": give the name of one, or a list of names"
+        raise ValueError(f"router {part.name!r} chose {wrong[0]!r:.80}, which is none of {', '.join(part.choices)}{fix}")
+    return names
 
 
 def _arguments(step: Step, given: StepInput) -> dict[str, Any]:
