@@ -364,6 +364,34 @@ async def test_a_function_marked_as_a_tool_waits_for_consent_too(memory: Store, 
     assert (await flow.continue_run(paused, [paused.requirements[0].approve()])).content == "send(go)"
 
 
+@pytest.mark.parametrize("nested", [False, True])
+async def test_who_approves_an_agents_step_may_change_what_it_is_told(models: Models, store: Store, nested: bool) -> None:
+    """Also where the agent fails then, and goes on in another try."""
+    payer = models.agent([Answer(status=400), "Paid."], name="payer", store=store)
+    step = Step(payer, confirm=True)
+    flow = made(store, Workflow([step], name="inner", store=store) if nested else step)
+    paused = await flow.run("pay 1000", session_id="s", run_id="r")
+    (it,) = paused.requirements
+    assert it.call.arguments == {"message": "pay 1000"}
+    with pytest.raises(Exception, match="400"):
+        await flow.continue_run(paused, [it.approve(message="pay 10")])
+    assert (await flow.run("pay 1000", session_id="s", run_id="r")).content == "Paid."
+    assert [sent(it) for it in models.requests] == [["pay 10"], ["pay 10"]]
+
+
+async def test_what_is_not_a_steps_to_change_is_refused_and_decided_anew(models: Models, store: Store, work: Work) -> None:
+    flow = made(store, Step(models.agent(["Paid."], name="payer", store=store), confirm=True), Step(work.says("send"), confirm=True))
+    paused = await flow.run("pay 1000", session_id="s")
+    with pytest.raises(InvalidValue, match=r"approve\(amount=...\): step 'payer' takes no such argument, only its message can be changed"):
+        await flow.continue_run(paused, [paused.requirements[0].approve(amount=10)])
+    with pytest.raises(InvalidValue, match=r"approve\(message=10\): what step 'payer' is told is text"):
+        await flow.continue_run(paused, [paused.requirements[0].approve(message=10)])
+    paused = await flow.continue_run(paused, [paused.requirements[0].approve()])
+    with pytest.raises(InvalidValue, match="what a function is given can't be changed"):
+        await flow.continue_run(paused, [paused.requirements[0].approve(message="x")])
+    assert (await flow.continue_run(paused, [paused.requirements[0].approve()])).content == "send(Paid.)"
+
+
 async def test_a_step_that_nobody_decided_on_in_time_is_not_done(memory: Store, work: Work) -> None:
     flow = made(memory, tool(confirm=True, expires=0.01)(work.says("send")), work.says("c"))
     paused = await flow.run("go", session_id="s")

@@ -131,6 +131,8 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
         name = needs.asked[id].call.name
         if it.outcome == "answer" and name in crew.by_name:
             converted(crew.by_name[name][0], it.value)
+        if it.outcome == "approve" and it.value and crew.check_changed is not None and needs.asked[id].via is None:
+            crew.check_changed(needs.asked[id].call, it.value)
     if run.status == PAUSED:
         decided = {it.requirement: it for it in needs.expired(now())} | decided
     return Before(
@@ -227,19 +229,23 @@ def ask(kind: Kind, call: ToolCall, crew: Crew, run_id: str) -> Requirement:
 
 
 def reruns(before: Before, calls: list[ToolCall]) -> dict[str, dict[str, object] | None]:
-    """The open calls by id, which are executed before the model is asked again, with the arguments people changed."""
+    """The open calls by id, which are executed before the model is asked again, with the arguments people changed, in any try."""
     found: dict[str, dict[str, object] | None] = {}
     for call in calls:
-        changed = {name: value for it in before.released.get(call.id or "", []) for name, value in _changed(before, it).items()}
+        changed = _changed(before, call.id)
         if call.id is not None:
             found[call.id] = {**call.arguments, **changed} if changed else None
     return found
 
 
-def _changed(before: Before, decision: Decision) -> dict[str, Any]:
-    """The arguments a person changed for a call of this run."""
-    own = before.needs.asked[decision.requirement].via is None
-    return decision.value or {} if own and decision.outcome == "approve" else {}
+def _changed(before: Before, call: str | None) -> dict[str, Any]:
+    """The arguments people changed when they approved this call of the run."""
+    found: dict[str, Any] = {}
+    for it in (before.needs.decided | before.decided).values():
+        asked = before.needs.asked[it.requirement]
+        if it.outcome == "approve" and asked.via is None and asked.call.id == call:
+            found |= it.value or {}
+    return found
 
 
 def _result(asked: Requirement, decision: Decision) -> Message:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
+from ..errors import InvalidValue
 from ..messages import Message, Native, Text, ToolCall, ToolResult
 from ..requirements import Requirement
 from ..session import Session
@@ -79,7 +80,7 @@ class Flow:
         self._turn = turn
         past, own = turn.messages[: len(turn.messages) - turn.own], turn.messages[len(turn.messages) - turn.own :]
         self._results = {result.id: message for message in own for result in results_of(message)}
-        self._calls = {part.id for message in own for part in message.parts if isinstance(part, ToolCall)}
+        self._calls = {part.id: part.arguments for message in own for part in message.parts if isinstance(part, ToolCall)}
         self._input = next((it.text for it in own if it.role == "user"), "")
         self._history = _as_text(past)
         self._outputs: dict[str, Any] = {}
@@ -178,15 +179,16 @@ class Flow:
         return place
 
     async def _do(self, step: Step, path: str, given: StepInput) -> StepOutput:
+        arguments = self._turn.rerun.get(path) or self._calls.get(path) or _arguments(step, given)
         if path not in self._calls:
-            call = ToolCall(step.name, path, _arguments(step, given))
+            call = ToolCall(step.name, path, arguments)
             await self._tell(Said(message=Message("assistant", (call,)), acts=True, asked=False))
         if step.options.confirm and path not in self._turn.rerun:
             self._confirm.append(path)
             raise _Waiting
         try:
             with executing(self._turn.execution(path)):
-                output = await self._watched(step, path, given)
+                output = await self._watched(step, path, given, arguments)
         except Waits as waits:
             self._others[path] = waits.requirements
             raise _Waiting from None
@@ -197,23 +199,23 @@ class Flow:
         await self._tell(Answered(_success(step, path, output)))
         return output
 
-    async def _watched(self, step: Step, path: str, given: StepInput) -> StepOutput:
+    async def _watched(self, step: Step, path: str, given: StepInput, arguments: dict[str, Any]) -> StepOutput:
         """The step's work, with middleware around it as around a tool call: its `result` is the content."""
         if self._turn.watched is None:
-            return await self._work(step, path, given, given.message)
+            return await self._work(step, path, given, arguments)
         done: list[StepOutput] = []
 
         async def execute(arguments: dict[str, Any]) -> Any:
-            done.append(await self._work(step, path, given, arguments.get("message", "")))
+            done.append(await self._work(step, path, given, arguments))
             return done[-1].content
 
-        content = await self._turn.watched.tool(path, step.name, _arguments(step, given), execute)
+        content = await self._turn.watched.tool(path, step.name, arguments, execute)
         return done[-1] if done and content is done[-1].content else StepOutput(content=content)
 
-    async def _work(self, step: Step, path: str, given: StepInput, message: str) -> StepOutput:
+    async def _work(self, step: Step, path: str, given: StepInput, arguments: dict[str, Any]) -> StepOutput:
         if isinstance(step.work, Agent):
             session = await self._pipeline.session_of(step, self._turn.session)
-            made: Any = (await work(step.work, message, session, self._turn.execution(path))).content
+            made: Any = (await work(step.work, arguments.get("message", ""), session, self._turn.execution(path))).content
         elif inspect.iscoroutinefunction(step.work):
             made = await as_model_sees(step.work)(given)
         else:
@@ -235,6 +237,15 @@ def _chosen(part: Router, chosen: Any) -> list[str]:
 def _arguments(step: Step, given: StepInput) -> dict[str, Any]:
     """What is recorded of what the step is given: an agent's task."""
     return {"message": given.message} if isinstance(step.work, Agent) else {}
+
+
+def check_changed(call: ToolCall, changed: Mapping[str, Any]) -> None:
+    """`InvalidValue` for what a person can't change of a step: all but an agent's task."""
+    if other := changed.keys() - call.arguments.keys():
+        can = "only its message can be changed" if call.arguments else "what a function is given can't be changed, deny it to do otherwise"
+        raise InvalidValue(f"approve({min(other)}=...): step {call.name!r} takes no such argument, {can}")
+    if not isinstance(changed["message"], str):
+        raise InvalidValue(f"approve(message={changed['message']!r:.80}): what step {call.name!r} is told is text")
 
 
 def as_text(done: Done) -> str:

@@ -14,7 +14,7 @@ from .engine import check_holds
 from .history import History, calls_of, results_of
 from .members import beside, in_this_life, work
 from .orders import Crew
-from .pipeline import Pipeline
+from .pipeline import Pipeline, check_changed
 from .steps import Step, by_name, listed, ordered
 from .tools import ToolOptions, execution, marked, options_of
 
@@ -52,7 +52,7 @@ class Workflow(Agent):
         super().__init__(Pipeline(self.steps, self._session_for), name=name, **told, **more)
         self._leaves = by_name(self.steps)
         known = {name: (step.work, step.options) for name, step in self._leaves.items()}
-        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known)
+        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known, check_changed=check_changed)
         agent = asynchronous(agent)
         if agent is not None:
             history_too: dict[str, Any] = {
