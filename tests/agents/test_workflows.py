@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import InvalidValue, Session, Store, register
+from holdfast import InvalidValue, Message, Session, Store, Text, Uri, register, system, user
 from holdfast.agents import (
     Condition,
     Loop,
@@ -99,6 +99,18 @@ async def test_steps_are_done_one_after_the_other_and_each_is_stored(store: Stor
     assert (output.status, output.content, output.agent, work.done) == ("completed", "b(a(go))", "flow", ["a", "b"])
     assert await texts(await there(flow, "s")) == ["go", "a()", "=a(go)", "b()", "=b(a(go))", "b(a(go))"]
     assert (await flow.get_chat_history("s"))[-1].text == "b(a(go))"
+
+
+async def test_the_input_is_all_that_users_say_and_nothing_but_text(models: Models, store: Store, work: Work) -> None:
+    writer = models.agent(["Done."], name="writer", store=store)
+    flow = made(store, writer, work.says("b"))
+    await flow.run([user("first"), user("second")], session_id="s")
+    assert sent(models.requests[0]) == ["first\n\nsecond"]
+    image = Message("user", (Text("see"), Uri("image", "https://example.org/a.png")))
+    for input, message in ((image, "this image: keep it"), ([system("be short"), user("x")], "role 'system'")):
+        with pytest.raises(InvalidValue, match=message):
+            await flow.run(input, session_id="t")
+    assert (len(models.requests), work.done) == (1, ["b"])
 
 
 async def test_functions_are_plain_or_async_and_may_take_the_session(store: Store) -> None:

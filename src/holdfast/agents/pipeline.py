@@ -19,6 +19,7 @@ from ..requirements import Requirement
 from ..session import Session
 from ..values import decode, encode
 from .agent import Agent
+from .before import said_or_done
 from .engine import Answered, Done, Held, Said, Turn
 from .engine import Step as Told
 from .history import results_of
@@ -81,7 +82,7 @@ class Flow:
         past, own = turn.messages[: len(turn.messages) - turn.own], turn.messages[len(turn.messages) - turn.own :]
         self._results = {result.id: message for message in own for result in results_of(message)}
         self._calls = {part.id: part.arguments for message in own for part in message.parts if isinstance(part, ToolCall)}
-        self._input = next((it.text for it in own if it.role == "user"), "")
+        self._input = _text_of([it for it in own if not said_or_done(it)])
         self._history = _as_text(past)
         self._outputs: dict[str, Any] = {}
         self._confirm: list[str] = []
@@ -297,6 +298,18 @@ def _jsonable(content: Any) -> Any:
         return msgspec.json.decode(msgspec.json.encode(content))
     except (TypeError, ValueError):
         return str(content)
+
+
+def _text_of(input: Sequence[Message]) -> str:
+    """What people said, as one text; `InvalidValue` for anything that steps can't be given: they would go on without it."""
+    for it in input:
+        if wrong := [part for part in it.parts if not isinstance(part, Text)]:
+            kind = getattr(wrong[0], "modality", type(wrong[0]).__name__.lower())
+            fix = "keep it with the session, put_file(name, data), and say its name"
+            raise InvalidValue(f"a workflow's input is text, its steps can't be given this {kind}: {fix}")
+        if it.role != "user":
+            raise InvalidValue(f"a workflow's input is what users say, its steps can't be given a message of role {it.role!r}")
+    return "\n\n".join([it.text for it in input])
 
 
 def _as_text(past: Sequence[Message]) -> str:

@@ -18,7 +18,10 @@ from .tools import ToolOptions, name_of, options_of
 
 
 class StepInput(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step is given: the workflow's `input`, what the step before gave, and what each step so far gave, by name."""
+    """What a step is given: the workflow's `input`, what the step before gave, and what each step so far gave, by name.
+
+    An input of several messages is one text, with an empty line between two.
+    """
 
     input: str
     previous_step_content: Any = None
