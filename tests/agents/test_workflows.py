@@ -19,6 +19,7 @@ from holdfast import InvalidValue, Message, Session, Store, Text, Uri, register,
 from holdfast.agents import (
     Condition,
     Loop,
+    Middleware,
     Parallel,
     Router,
     RunEnded,
@@ -29,9 +30,11 @@ from holdfast.agents import (
     Team,
     ToolAnswered,
     ToolCalled,
+    ToolInvocation,
     Workflow,
     tool,
 )
+from holdfast.agents.around import Next
 from holdfast.ids import now
 from holdfast.testing.model_server import Answer, Request, call
 
@@ -649,6 +652,50 @@ async def test_what_a_step_gives_is_the_same_on_another_try(store: Store, work: 
     assert got == [value, value]
     assert [type(it) for it in got] == [type(value)] * 2
     assert output.content == value
+
+
+@pytest.mark.parametrize("value", [*VALUES, "text", {"nan": float("inf")}, {(1, 2): 3}], ids=lambda value: type(value).__name__)
+async def test_what_a_workflow_gives_is_the_same_when_it_is_asked_again(store: Store, value: Any) -> None:
+    """Whoever asks: the same run, one who follows it, and the workflow of which it is a step that has to go on."""
+    got: list[Any] = []
+
+    def use(given: StepInput) -> str:
+        got.append(given.previous_step_content)
+        return "used"
+
+    class Lost(Middleware):
+        async def on_tool_call(self, call: ToolInvocation, call_next: Next) -> None:
+            await call_next()
+            if call.name == "flow" and not got:
+                got.append(call.result)
+                raise ConnectionError("lost")
+
+    flow = made(store, Step(lambda _: value, name="make"))
+    for _ in range(2):
+        got.append((await flow.run("go", session_id="s", run_id="r")).content)
+    (*_, last) = [event async for event in flow.follow("r", "s")]
+    assert isinstance(last, RunEnded)
+    got.append(last.output.content)
+    assert got == [value] * 3
+    assert [type(it) for it in got] == [type(value)] * 3
+
+    got.clear()
+    outer = Workflow([flow, use], name="outer", store=store, middleware=[Lost()])
+    with pytest.raises(ConnectionError, match="lost"):
+        await outer.run("go", session_id="o", run_id="r")
+    await outer.run("go", session_id="o", run_id="r")
+    assert got == [value] * 2
+    assert [type(it) for it in got] == [type(value)] * 2
+
+
+async def test_a_class_that_is_not_registered_is_told_as_plain_json_when_it_is_asked_again(memory: Store) -> None:
+    @dataclasses.dataclass
+    class Parcel:
+        number: int
+
+    flow = made(memory, Parallel(Step(lambda _: Parcel(7), name="make"), Step(lambda _: 1, name="one")))
+    assert (await flow.run("go", session_id="s", run_id="r")).content == {"make": Parcel(7), "one": 1}
+    assert (await flow.run("go", session_id="s", run_id="r")).content == {"make": {"number": 7}, "one": 1}
 
 
 async def test_what_can_not_be_stored_is_an_error_of_its_step_and_can_be_mended(memory: Store) -> None:

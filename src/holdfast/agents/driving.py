@@ -63,7 +63,7 @@ class Driving:
         self._acting = False
         self._before = _NOTHING
         self._still: tuple[int, int] | None = None
-        self._plain: Any = None
+        self._done = Done(None)
         self._held: list[Requirement] = []
         self._service: str | None = None
         self._lost = False
@@ -336,7 +336,7 @@ class Driving:
         async with aclosing(self.crew.engine.run(turn)) as steps:
             async for step in steps:
                 if isinstance(step, Done):
-                    context.answer, self._plain = step.content, step.plain
+                    context.answer, self._done = step.content, step
                     return
                 if isinstance(step, Held):
                     self._held = held(step, open_calls(self.tale.messages), self.crew, self.run.id)
@@ -456,9 +456,11 @@ class Driving:
         self._count()
         said = next((it.text for it in reversed(self.tale.messages) if it.role == "assistant"), None)
         if not isinstance(answer, str):
-            self.run.window["content"] = self._plain
+            self.run.window["content"] = self._done.plain
         elif answer != said:
             self.tale.answer_anew(answer)
+        if self._done.value is not None and answer is self._done.content:  # no hook has put another in its place
+            self.run.window["value"] = self._done.value.decode()
         output = self._output(answer)
         await self.tale.stored(self.run.end(tuple(self.tale.pending), **self.tale.more()))
         await self._cancel_members()

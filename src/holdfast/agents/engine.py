@@ -86,10 +86,14 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """The end: `content` is the answer, text unless the engine was made for something else; then `plain` is the same as plain JSON."""
+    """The end: `content` is the answer, text unless the engine was made for something else; then `plain` is the same as plain JSON.
+
+    `value`: what `values.encode` made of the content, for a run that is to give it back with its type; None where `plain` does.
+    """
 
     content: Any
     plain: Any = None
+    value: bytes | None = None
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

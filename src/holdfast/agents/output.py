@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import msgspec
 
 from ..entries import COMPLETED
+from ..errors import InvalidValue
 from ..messages import Message
 from ..requirements import Requirement
 from ..runs import Metrics, RunInfo
 from ..session import Session
+from ..values import Tagged, decode
 
 
 class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +46,9 @@ class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
 def ended(session: Session, run: RunInfo, messages: Sequence[Message], requirements: Sequence[Requirement] = ()) -> RunOutput:
     """The output of a run that is recorded, over for now, with these messages."""
     answers = [it.text for it in messages if it.role == "assistant"]
+    plain = run.window.get("content", answers[-1] if answers and run.status == COMPLETED else None)
     return RunOutput(
-        content=run.window.get("content", answers[-1] if answers and run.status == COMPLETED else None),
+        content=_typed(run.window["value"].encode(), plain) if "value" in run.window else plain,
         run_id=run.id,
         session_id=session.id,
         user_id=session.user_id,
@@ -56,3 +59,20 @@ def ended(session: Session, run: RunInfo, messages: Sequence[Message], requireme
         metrics=run.metrics,
         messages=tuple(messages),
     )
+
+
+def _typed(value: bytes, plain: Any) -> Any:
+    """The answer with its type; `plain`, where this process does not know a class of it, or knows one that it does not fit."""
+    try:
+        content = decode(value)
+    except InvalidValue:
+        return plain
+    return plain if _unknown(content) else content
+
+
+def _unknown(content: Any) -> bool:
+    if isinstance(content, dict):
+        return any(map(_unknown, cast("dict[Any, Any]", content).items()))
+    if isinstance(content, list | tuple | set | frozenset):
+        return any(map(_unknown, cast("Iterable[Any]", content)))
+    return isinstance(content, Tagged)

@@ -98,7 +98,7 @@ class Flow:
             return Held(confirm=tuple(self._confirm), others=self._others)
         finally:
             self.queue.put_nowait(None)
-        return Done(content) if isinstance(content, str) else Done(content, _jsonable(content))
+        return _answer(content)
 
     async def _tell(self, step: Told) -> None:
         """Tell a step, and wait until it is stored."""
@@ -247,6 +247,13 @@ def check_changed(call: ToolCall, changed: Mapping[str, Any]) -> None:
         raise InvalidValue(f"approve({min(other)}=...): step {call.name!r} takes no such argument, {can}")
     if not isinstance(changed["message"], str):
         raise InvalidValue(f"approve(message={changed['message']!r:.80}): what step {call.name!r} is told is text")
+
+
+def _answer(content: Any) -> Done:
+    if type(content) is str:
+        return Done(content)
+    plain, value = _jsonable(content), encode(content)
+    return Done(content, plain, None if encode(plain) == value else value)
 
 
 def as_text(done: Done) -> str:
