@@ -605,7 +605,7 @@ def look(order: str) -> str:
     return f"{order} has shipped"
 
 
-def asking(model: BaseChatModel, how: str) -> Any:
+def asking(model: BaseChatModel, how: str, tool: Any = look) -> Any:
     """A graph with a model and a tool; `how` its node asks the model."""
 
     async def awaited(state: MessagesState) -> dict[str, Any]:
@@ -617,7 +617,7 @@ def asking(model: BaseChatModel, how: str) -> Any:
     async def blocking_the_loop(state: MessagesState) -> dict[str, Any]:
         return {"messages": [model.invoke(state["messages"])]}
 
-    return graph_of({"awaited": awaited, "blocking": blocking, "blocking the loop": blocking_the_loop}[how], ToolNode([look]))
+    return graph_of({"awaited": awaited, "blocking": blocking, "blocking the loop": blocking_the_loop}[how], ToolNode([tool]))
 
 
 class Scripted(BaseChatModel):
@@ -728,6 +728,30 @@ async def test_middleware_sees_what_fails_inside_of_a_graph(store: Store, how: s
     with pytest.raises(ConnectionError, match="away"):
         await Agent(GraphEngine(graph), store=store, middleware=[Telling()]).run("hi", session_id="s")
     assert broke == ["ConnectionError"]
+
+
+@HOW
+async def test_middleware_sees_a_tool_inside_of_a_graph_raise_stop_iteration(store: Store, how: str) -> None:
+    """No future takes that exception."""
+    broke: list[BaseException | None] = []
+
+    class Telling(Middleware):
+        async def on_tool_call(self, call: ToolInvocation, call_next: Any) -> None:
+            try:
+                await call_next()
+            except RuntimeError as error:
+                broke.append(error.__cause__)
+                raise
+
+    @langchain_tool
+    def look(order: str) -> str:
+        """Look an order up."""
+        return next(iter(list[str]()))
+
+    graph = asking(Scripted(answers=[look_up()]), how, look)
+    with pytest.raises(RuntimeError):
+        await Agent(GraphEngine(graph), store=store, middleware=[Telling()]).run("hi", session_id="s")
+    assert [type(it) for it in broke] == [StopIteration]
 
 
 async def test_a_run_that_is_cancelled_leaves_no_middleware_behind(store: Store) -> None:

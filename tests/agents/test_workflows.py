@@ -306,6 +306,24 @@ async def test_what_failed_is_tried_again_under_its_run_id_and_the_rest_is_not(s
     assert "=ValueError: b failed" in await texts(session)
 
 
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_step_that_raises_stop_iteration_has_failed(memory: Store, plain: bool) -> None:
+    """No future takes that exception, so nobody would hear of it."""
+    queue = iter(list[str]())
+
+    def take(given: StepInput) -> str:
+        return next(queue)
+
+    async def take_later(given: StepInput) -> str:
+        return next(queue)
+
+    flow = made(memory, Step(take if plain else take_later, name="take"))
+    with pytest.raises(RuntimeError, match="step 'take' raised StopIteration" if plain else "raised StopIteration") as raised:
+        await asyncio.wait_for(flow.run("go", session_id="s"), 10)
+    assert isinstance(raised.value.__cause__, StopIteration)
+    assert await statuses(await there(flow, "s")) == ["error"]
+
+
 async def test_of_parallel_steps_one_fails_and_what_the_others_did_is_kept(store: Store, work: Work) -> None:
     flow = made(store, Parallel(work.says("a"), work.fails("b", 1), work.says("c")))
     with pytest.raises(ValueError, match="b failed"):

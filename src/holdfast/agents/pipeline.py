@@ -220,7 +220,7 @@ class Flow:
         elif inspect.iscoroutinefunction(step.work):
             made = await as_model_sees(step.work)(given)
         else:
-            made = await asyncio.to_thread(as_model_sees(step.work), given)
+            made = await asyncio.to_thread(_called, as_model_sees(step.work), given, path)
             made = await made if inspect.isawaitable(made) else made
         return made if isinstance(made, StepOutput) else StepOutput(content=made)
 
@@ -233,6 +233,13 @@ def _chosen(part: Router, chosen: Any) -> list[str]:
         fix = "" if isinstance(wrong[0], str) else ": give the name of one, or a list of names"
         raise ValueError(f"router {part.name!r} chose {wrong[0]!r:.80}, which is none of {', '.join(part.choices)}{fix}")
     return names
+
+
+def _called(work: Callable[..., Any], given: StepInput, path: str) -> Any:
+    try:
+        return work(given)
+    except StopIteration as error:  # no future takes it: whoever waits for the thread would wait for ever
+        raise RuntimeError(f"step {path!r} raised StopIteration") from error
 
 
 def _arguments(step: Step, given: StepInput) -> dict[str, Any]:

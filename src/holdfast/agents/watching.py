@@ -128,6 +128,9 @@ class Look:
 
     async def fail(self, error: BaseException) -> None:
         """The call has failed, and whoever made it is told so elsewhere."""
+        if isinstance(error, StopIteration):  # no future takes it
+            error, cause = RuntimeError("the call raised StopIteration"), error
+            error.__cause__ = cause
         self._given.set_exception(error)
         with suppress(Exception):
             await self._through
