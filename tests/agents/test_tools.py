@@ -8,17 +8,24 @@ import datetime
 import decimal
 import enum
 import json
+import re
 import threading
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from holdfast import Session, SessionNotFound, Store, user
-from holdfast.agents import Agent, ToolAnswered, ToolCalled
+from holdfast import InvalidValue, Session, SessionNotFound, Store, user
+from holdfast.agents import Agent, Middleware, ToolAnswered, ToolCalled, ToolInvocation, tool
+from holdfast.agents.around import Next
 from holdfast.testing.model_server import Answer, Call, Request, call
 
 from .conftest import Counting, Models, ended, sent, short, statuses, texts, there, told
+
+
+def pay() -> str:
+    """Pay."""
+    return "paid"
 
 
 class Color(enum.Enum):
@@ -126,6 +133,44 @@ async def test_of_a_batch_one_raises_and_the_others_answer(models: Models, memor
     assert [answers[0], answers[1]] == ["=1", "=2"]
     assert "ValueError: no" in answers[2]
     assert [text for text in sent(models.requests[1]) if text.endswith("()")] == ["good()", "bad()", "good()"]
+
+
+async def test_a_tool_that_gives_what_can_not_be_stored_is_an_error_that_names_it_and_the_others_are_stored(
+    models: Models, memory: Store
+) -> None:
+    def bad() -> object:
+        return object()
+
+    async def good(n: int) -> int:
+        await asyncio.sleep(0.01)
+        return n
+
+    agent = models.agent([Answer(calls=(Call("good", {"n": 1}), Call("bad"), Call("good", {"n": 2})))], store=memory, tools=[good, bad])
+    with pytest.raises(InvalidValue, match=r"tool 'bad' gave what can't be stored: .*object"):
+        await agent.run("look", session_id="s")
+    session = await there(agent, "s")
+    assert sorted(await texts(session)) == ["=1", "=2", "good() bad() good()", "look"]
+    assert await statuses(session) == ["error"]
+
+
+async def test_a_tool_that_runs_an_agent_may_give_its_output(models: Models, memory: Store) -> None:
+    """The answer is what counts, for middleware too; a run without one has failed, and the model is told."""
+    helper = models.agent(["Helped.", call("pay")], name="helper", store=memory, tools=[tool(confirm=True)(pay)])
+    seen: list[Any] = []
+
+    async def ask(question: str) -> Any:
+        return await helper.run(question)
+
+    class Seeing(Middleware):
+        async def on_tool_call(self, call: ToolInvocation, call_next: Next) -> None:
+            await call_next()
+            seen.append(call.result)
+
+    agent = models.agent([call("ask", question="a"), call("ask", question="b"), "ok"], store=memory, tools=[ask], middleware=[Seeing()])
+    output = await agent.run("go", session_id="s")
+    first, second = [text for text in await texts(await there(agent, "s")) if text.startswith("=")]
+    assert (output.content, first, seen) == ("ok", "=Helped.", ["Helped."])
+    assert re.match(r"=UsageError: tool 'ask' gave run '\w+' of session '\w+', which is paused and has no answer", second)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])

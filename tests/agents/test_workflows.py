@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import InvalidValue, Message, Session, Store, Text, Uri, register, system, user
+from holdfast import InvalidValue, Message, Session, Store, Text, Uri, UsageError, register, system, user
 from holdfast.agents import (
     Condition,
     Loop,
@@ -48,6 +48,12 @@ class Invoice:
 
 
 register(Invoice, name="tests.agents.Invoice")
+
+
+@tool(confirm=True)
+def pay() -> str:
+    """Pay."""
+    return "paid"
 
 
 class Work:
@@ -152,6 +158,22 @@ async def test_agents_are_steps_in_sessions_of_their_own(models: Models, store: 
     assert [sent(it) for it in models.requests] == [["find(ants)"], ["find(ants)", "A draft.", "find(bees)"]]
     infos = [it async for it in store.sessions(parent="s", user_id="ada")]
     assert [(it.id, it.kind, it.user_id, it.agent) for it in infos] == [("s/writer", "member", "ada", "writer")]
+
+
+async def test_a_function_that_runs_an_agent_may_give_its_output(models: Models, store: Store) -> None:
+    """The answer is what counts; a run without one is an error that says whose."""
+    helper = models.agent(["Helped.", "Again.", call("pay")], store=store, tools=[pay])
+
+    async def ask(given: StepInput) -> Any:
+        return await helper.run(given.input)
+
+    async def stop(given: StepInput) -> StepOutput:
+        return StepOutput(content=await helper.run(given.input), stop=True)
+
+    assert (await made(store, ask).run("go", session_id="s")).content == "Helped."
+    assert (await made(store, stop).run("go", session_id="t")).content == "Again."
+    with pytest.raises(UsageError, match=r"step 'ask' gave run '\w+' of session '\w+', which is paused and has no answer"):
+        await made(store, ask).run("go", session_id="u")
 
 
 async def test_agents_without_a_name_have_the_session_of_their_step(models: Models, store: Store) -> None:
@@ -719,7 +741,7 @@ async def test_a_class_that_is_not_registered_is_told_as_plain_json_when_it_is_a
 async def test_what_can_not_be_stored_is_an_error_of_its_step_and_can_be_mended(memory: Store) -> None:
     gives: list[Any] = [object(), "mended"]
     flow = made(memory, Step(lambda _: gives.pop(0), name="make"))
-    with pytest.raises(InvalidValue, match="object"):
+    with pytest.raises(InvalidValue, match="step 'make' gave what can't be stored: value: object has no stored form"):
         await flow.run("go", session_id="s", run_id="r")
     assert await statuses(await there(flow, "s")) == ["error"]
 

@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 from pydantic_ai import messages as ai
+from pydantic_core import PydanticSerializationError
 
+from ..errors import InvalidValue
 from ..messages import Blob, Compaction, File, Message, Native, Other, Part, Reasoning, Text, ToolCall, ToolResult, Uri
 from .history import calls_of
 
@@ -32,8 +34,11 @@ def said(response: ai.ModelResponse) -> Message:
 
 
 def answered(part: ai.ToolReturnPart[Any]) -> Message:
-    """A tool's result as a message of its own."""
-    raw, data = _dumped(ai.ModelRequest(parts=[part]))
+    """A tool's result as a message of its own; `InvalidValue` names the tool of one that has no JSON."""
+    try:
+        raw, data = _dumped(ai.ModelRequest(parts=[part]))
+    except PydanticSerializationError as error:
+        raise InvalidValue(f"tool {part.tool_name!r} gave what can't be stored: {error}") from error
     it = data["parts"][0]
     return Message("tool", (ToolResult(it.get("content"), it.get("tool_call_id")),), it.get("tool_name"), Native(FORMAT, raw))
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from ..entries import COMPLETED
-from ..errors import InvalidValue
+from ..errors import InvalidValue, UsageError
 from ..messages import Message
 from ..requirements import Requirement
 from ..runs import Metrics, RunInfo
@@ -41,6 +41,16 @@ class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return self.text
+
+
+def content_of(made: Any, what: str) -> Any:
+    """What a tool or a step gave: of another agent's run the answer; `UsageError` for a run that has none."""
+    if not isinstance(made, RunOutput):
+        return made
+    if made.status != COMPLETED:
+        fix = "an agent that may wait for people is a Team's member, or a step by itself"
+        raise UsageError(f"{what} gave run {made.run_id!r} of session {made.session_id!r}, which is {made.status} and has no answer: {fix}")
+    return made.content
 
 
 def ended(session: Session, run: RunInfo, messages: Sequence[Message], requirements: Sequence[Requirement] = ()) -> RunOutput:

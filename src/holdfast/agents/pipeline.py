@@ -24,6 +24,7 @@ from .engine import Answered, Done, Held, Said, Turn
 from .engine import Step as Told
 from .history import results_of
 from .members import work
+from .output import content_of
 from .steps import Condition, Loop, Parallel, Part, Router, Step, StepInput, StepOutput
 from .tools import Waits, as_model_sees, executing
 
@@ -222,7 +223,9 @@ class Flow:
         else:
             made = await asyncio.to_thread(_called, as_model_sees(step.work), given, path)
             made = await made if inspect.isawaitable(made) else made
-        return made if isinstance(made, StepOutput) else StepOutput(content=made)
+        if not isinstance(made, StepOutput):
+            return StepOutput(content=content_of(made, f"step {path!r}"))
+        return msgspec.structs.replace(made, content=content_of(made.content, f"step {path!r}"))
 
 
 def _chosen(part: Router, chosen: Any) -> list[str]:
@@ -269,7 +272,12 @@ def as_text(done: Done) -> str:
 
 
 def _success(step: Step, path: str, output: StepOutput) -> Message:
-    return _message(step, path, output.content, {"stop": output.stop, "content": msgspec.Raw(encode(output.content))})
+    """What is stored of a step; `InvalidValue` names the one whose content can't be."""
+    try:
+        content = msgspec.Raw(encode(output.content))
+    except InvalidValue as error:
+        raise InvalidValue(f"step {path!r} gave what can't be stored: {error}") from error
+    return _message(step, path, output.content, {"stop": output.stop, "content": content})
 
 
 def _failure(step: Step, path: str, error: Exception) -> Message:

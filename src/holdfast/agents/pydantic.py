@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -23,13 +23,14 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 from pydantic_core import to_jsonable_python
 from pydantic_graph import End
 
-from ..errors import InvalidValue, MissingExtra, Unsupported
+from ..errors import InvalidValue, MissingExtra, Unsupported, UsageError
 from ..messages import Message
 from ..models import OpenAIChat, OpenAIResponses
 from ..requirements import Requirement
 from . import native
 from .around import ModelCall
 from .engine import Answered, Delta, Done, Held, Said, Step, Turn
+from .output import content_of
 from .tools import Waits, as_model_sees, executing, name_of, options_of
 
 
@@ -176,11 +177,21 @@ class _Calls(AbstractCapability[Any]):
                 return await handler(args)
             return await self._turn.watched.tool(call.tool_call_id, call.tool_name, args, handler)
 
+    async def after_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, result: Any) -> Any:
+        try:
+            return content_of(result, f"tool {call.tool_name!r}")
+        except UsageError as error:
+            raise _failed(error) from error
+
     async def on_tool_execute_error(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, error: Exception) -> Any:
         if isinstance(error, Waits):
             self.waiting[call.tool_call_id] = error.requirements
             raise CallDeferred from error
-        raise ToolFailed(f"{type(error).__name__}: {error}") from error
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> ToolFailed:
+    return ToolFailed(f"{type(error).__name__}: {error}")
 
 
 class _WatchedCalls(_Calls):
@@ -330,22 +341,40 @@ def _is_answer(part: Any) -> TypeGuard[ai.ToolReturnPart[Any]]:
 
 
 async def _answers(node: Any, run: AgentRun[Any, Any], stored: set[int]) -> AsyncGenerator[Step]:
-    """Each tool's answer as soon as it is there; when the tools are broken off, those that had answered first."""
+    """Each tool's answer as soon as it is there; when the tools are broken off, those that had answered first.
+
+    An answer that can't be stored is the error of the batch, at its end: the others are.
+    """
+    lost: list[InvalidValue] = []
     try:
         async with node.stream(run.ctx) as events:
             async for event in events:
                 part = getattr(event, "part", None)
-                if _is_answer(part) and isinstance(event, ai.ToolResultEvent) and id(part) not in stored:
-                    stored.add(id(part))
-                    yield Answered(native.answered(part), failed=part.outcome != "success")
+                if _is_answer(part) and isinstance(event, ai.ToolResultEvent):
+                    for answer in _answer(part, stored, lost):
+                        yield answer
     except GeneratorExit:
         raise
     except BaseException:
         for part in _collected(run):
-            if id(part) not in stored:
-                stored.add(id(part))
-                yield Answered(native.answered(part), failed=part.outcome != "success")
+            for answer in _answer(part, stored, lost):
+                yield answer
         raise
+    if lost:
+        raise lost[0]
+
+
+def _answer(part: ai.ToolReturnPart[Any], stored: set[int], lost: list[InvalidValue]) -> Iterator[Answered]:
+    """What is yet to be told of an answer: nothing, but in `lost`, of one that can't be stored."""
+    if id(part) in stored:
+        return
+    stored.add(id(part))
+    try:
+        message = native.answered(part)
+    except InvalidValue as error:
+        lost.append(error)
+    else:
+        yield Answered(message, failed=part.outcome != "success")
 
 
 def _collected(run: AgentRun[Any, Any]) -> list[ai.ToolReturnPart[Any]]:
