@@ -756,10 +756,12 @@ async def test_middleware_sees_a_tool_inside_of_a_graph_raise_stop_iteration(sto
 
 async def test_a_run_that_is_cancelled_leaves_no_middleware_behind(store: Store) -> None:
     ends: list[str] = []
+    begun = asyncio.Event()
 
     class Waiting(Middleware):
         async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
             try:
+                begun.set()
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 ends.append("cancelled")
@@ -767,7 +769,7 @@ async def test_a_run_that_is_cancelled_leaves_no_middleware_behind(store: Store)
 
     agent = Agent(GraphEngine(asking(Scripted(answers=[AIMessage("never")]), "awaited")), store=store, middleware=[Waiting()])
     task = asyncio.create_task(agent.run("hi", session_id="s"))
-    await asyncio.sleep(0.2)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
