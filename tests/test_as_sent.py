@@ -9,13 +9,15 @@ import threading
 from asyncio import run as run_here
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_ai.exceptions import ModelHTTPError
 from typer.testing import CliRunner, Result
 
-from holdfast import Agent, History, Message, Session, Store, Text, ToolCall, ToolResult, user
+from holdfast import Agent, History, Message, Session, Store, Text, ToolCall, ToolResult, assistant, user
 from holdfast.agents import ContextProvider, Prehook, Summaries, Team, tool
 from holdfast.agents.record import as_sent
 from holdfast.cli.app import app
@@ -190,6 +192,22 @@ async def test_what_hooks_and_providers_made_of_it(desk: Desks) -> None:
     await agent.run("where are they?", run_id="r")
     await it.check()
     assert [message.text for message in await (await it.session()).get_messages() if message.role == "system"] == ["Be brief."]
+
+
+async def test_an_input_with_answers_in_it(desk: Desks) -> None:
+    class Example(Prehook):
+        async def on_run(self, session: Session, agent: Any, requests: Any) -> Any:
+            return [user("Example."), assistant("Answer."), *requests]
+
+    answers = [Answer(status=400), LOOKS, Answer(status=400), "Two."]
+    it = desk(answers * 2)
+    given = [user("hi"), assistant("hello"), user("where are they?"), assistant("They are ")]
+    for run_id, hooks in (("plain", []), ("hooked", [Example()])):
+        for _ in range(3):
+            with suppress(ModelHTTPError):
+                await it.agent(prehooks=hooks).run(given, run_id=run_id)
+    assert len(it.server.requests) == 8
+    await it.check()
 
 
 async def test_of_a_run_that_somebody_else_ended_nobody_knows_what_it_sent_of_the_past(desk: Desks) -> None:

@@ -552,6 +552,63 @@ async def test_what_a_prehook_rewrote_is_what_a_continued_run_sends(models: Mode
     assert (await texts(await there(agent, "s")))[0] == "the secret is 42"
 
 
+TRANSCRIPT = [user("hello"), assistant("hi"), user("the secret is 42")]
+
+
+def redacted(messages: list[Message]) -> list[Message]:
+    return [user(it.text.replace("42", "[kept]")) if it.role == "user" else it for it in messages]
+
+
+class Redact(Prehook):
+    async def on_run(self, session: Session, agent: Any, requests: list[Message]) -> list[Message]:
+        return [user("Example."), assistant("Answer."), *redacted(requests)]
+
+
+class Redacting(Middleware):
+    async def on_run(self, context: RunContext, call_next: Next) -> None:
+        context.input = redacted(context.input)
+        await call_next()
+
+
+@pytest.mark.parametrize(
+    ("around", "more"),
+    [({"prehooks": [Redact()]}, ["Example.", "Answer."]), ({"middleware": [Redacting()]}, [])],
+    ids=["hook", "middleware"],
+)
+async def test_what_was_made_of_an_input_with_an_answer_in_it_is_what_a_continued_run_sends(
+    models: Models, memory: Store, around: Any, more: list[str]
+) -> None:
+    @tool(confirm=True)
+    def pay() -> str:
+        """Pay."""
+        return "paid"
+
+    agent = models.agent([call("pay"), call("pay"), "ok"], store=memory, tools=[pay], **around)
+    run = await agent.run(TRANSCRIPT, session_id="s")
+    for _ in range(2):
+        run = await agent.continue_run(run, [run.requirements[0].approve()])
+    first = [*more, "hello", "hi", "the secret is [kept]"]
+    assert [sent(it) for it in models.requests] == [[*first, *["pay()", "=paid"] * times] for times in range(3)]
+    assert [it.text for it in run.messages[:3]] == [it.text for it in TRANSCRIPT]
+
+
+async def test_a_prehook_that_failed_is_asked_again_whatever_the_input(chat: Models, memory: Store) -> None:
+    class Moderation(Prehook):
+        asked = 0
+
+        async def on_run(self, session: Session, agent: Any, requests: list[Message]) -> Any:
+            self.asked += 1
+            if self.asked == 1:
+                raise ConnectionError("moderation is down")
+            return "hi"  # what the assistant says in the input too
+
+    agent = chat.agent([], store=memory, prehooks=[Moderation()])
+    with pytest.raises(ConnectionError, match="moderation"):
+        await agent.run(TRANSCRIPT, session_id="s", run_id="r")
+    assert (await agent.run(TRANSCRIPT, session_id="s", run_id="r")).content == "hi"
+    assert await texts(await there(agent, "s")) == ["hello", "hi", "the secret is 42", "hi"]
+
+
 async def test_what_is_around_costs_no_request_to_the_store(chat: Models, counting: Counting, counted: Store) -> None:
     log: list[str] = []
     agent = chat.agent(

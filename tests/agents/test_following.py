@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_ai import Agent as Structured
 
 import holdfast.sync
-from holdfast import Fenced, InvalidValue, Message, Session, SessionNotFound, Store, UsageError
+from holdfast import Fenced, InvalidValue, Message, Session, SessionNotFound, Store, UsageError, assistant, user
 from holdfast.agents import (
     Agent,
     Event,
@@ -115,6 +115,15 @@ class Halt(Prehook):
 async def test_an_answer_that_a_hook_gave(chat: Models, store: Store, around: Any) -> None:
     agent = chat.agent([LONG], store=store, **around)
     await check(agent, await told(agent.run("hi", session_id="s", stream=True)))
+
+
+@pytest.mark.parametrize("queued", [False, True])
+async def test_the_assistants_words_in_the_input_are_no_event(chat: Models, store: Store, queued: bool) -> None:
+    agent = chat.agent([call("look"), LONG], store=store, tools=[look])
+    given = [user("hi"), assistant("what is it?"), user("look")]
+    if queued:
+        await agent.enqueue(given, session_id="s", run_id="r")
+    await check(agent, await told(agent.run(given, session_id="s", run_id="r", stream=True)))
 
 
 async def test_thoughts(chat: Models, store: Store) -> None:

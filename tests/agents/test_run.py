@@ -102,6 +102,21 @@ async def test_input_may_be_messages(models: Models, memory: Store) -> None:
     assert sent(models.requests[1]) == ["one", "two", "three", "yes", "four"]
 
 
+@BOTH
+@pytest.mark.parametrize("instructions", [None, "Be brief."])
+async def test_an_input_that_ends_with_the_assistants_words_is_gone_on_from(
+    models: Models, memory: Store, stream: bool, instructions: str | None
+) -> None:
+    agent = models.agent([Answer(status=400), "42", "again"], store=memory, instructions=instructions)
+    given = [user("how much?"), assistant("It is ")]
+    with pytest.raises(ModelHTTPError, match="400"):
+        await ended(agent, given, stream=stream, session_id="s", run_id="r")
+    done = await ended(agent, given, stream=stream, session_id="s", run_id="r")
+    assert (done.content, done.metrics.model_calls, [it.text for it in done.messages]) == ("42", 1, ["how much?", "It is ", "42"])
+    await agent.run("more", session_id="s")
+    assert [sent(it) for it in models.requests] == [["how much?", "It is "]] * 2 + [["how much?", "It is ", "42", "more"]]
+
+
 async def test_instructions_are_sent_shown_and_stored_once(models: Models, memory: Store) -> None:
     def by_state(session: Session) -> str:
         return f"speak {session.get('language', 'English')}"

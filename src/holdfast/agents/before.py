@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import dropwhile, takewhile
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -29,6 +29,8 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 0
     run: RunInfo | None = None
     stored: list[Entry] = []
+    given: int = 0
+    """How many of them, at the beginning, are the input."""
     needs: Needs = Needs({}, {})
     decided: dict[str, Decision] = {}
     """What is decided now, by this call or by time."""
@@ -59,12 +61,17 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
         return [entry.message() for entry in self.stored]
 
     @property
+    def asked(self) -> bool:
+        """Whether the model has been asked about this input: the hooks before it have had their say."""
+        return not self.cleared and any(said_or_done(it) for it in self.messages[self.given :])
+
+    @property
     def stale(self) -> set[int]:
         """The seqs of a broken-off answer at the end, which another try says anew; of all there is where it begins anew."""
         if self.cleared:
             return {entry.seq for entry in self.stored}
         found: set[int] = set()
-        for entry in reversed(self.stored):
+        for entry in reversed(self.stored[self.given :]):
             message = entry.message()
             if message.role != "assistant" or calls_of(message):
                 break
@@ -111,8 +118,7 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
     there = [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
     stored = [it for it in there if it.kind == kinds.MESSAGE]
     begun = [it.message() for it in stored]
-    given = run.window.get("given")
-    said = begun[:given] if isinstance(given, int) else list(takewhile(lambda it: not said_or_done(it), begun))
+    said = input_of(begun, run.window.get("given"))
     cleared = not any(event_of(it).status in (RUNNING, QUEUED) for it in found if it.kind == kinds.RUN)
     if orders.input and stored and not cleared and said != list(orders.input):
         raise UsageError(
@@ -139,6 +145,7 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
         version=version,
         run=run,
         stored=stored,
+        given=len(said),
         needs=needs,
         decided=decided,
         sent=_sent(there),
@@ -160,9 +167,26 @@ def said_or_done(message: Message) -> bool:
     return message.role in ("assistant", "tool")
 
 
-def rewritten(messages: list[Message], sent: list[Message]) -> list[Message]:
-    """A run's messages with what hooks had made of its input, if anything."""
-    return [*(sent or takewhile(lambda it: not said_or_done(it), messages)), *dropwhile(lambda it: not said_or_done(it), messages)]
+def input_of(messages: list[Message], given: object) -> list[Message]:
+    """The input, at the beginning of a run's messages: as many as were `given`, by what the run noted.
+
+    Where it noted nothing it is what comes before the first that is the model's or a tool's. Only the number tells an answer from the
+    assistant's messages that an input may have itself.
+    """
+    return messages[:given] if isinstance(given, int) else list(takewhile(lambda it: not said_or_done(it), messages))
+
+
+def rewritten(messages: list[Message], sent: list[Message], given: int) -> list[Message]:
+    """A run's messages, of which the first `given` are its input, with what hooks had made of that, if anything."""
+    return [*(sent or messages[:given]), *messages[given:]]
+
+
+def input_in(changed: list[Message], said: list[Message]) -> list[Message]:
+    """What stands for the input in what hooks and middleware have left of it and of what was `said` since: all before the latter."""
+    if not said:
+        return list(changed)
+    first = next((place for place in range(len(changed) - 1, -1, -1) if changed[place] == said[0]), len(changed) - len(said))
+    return changed[: max(first, 0)]
 
 
 def final_note(call: str) -> bytes:
@@ -173,22 +197,34 @@ def final_note(call: str) -> bytes:
 def _final(entries: list[Entry], needs: Needs, decided: dict[str, Decision], crew: Crew) -> frozenset[str]:
     supplied = [needs.asked[id] for id, it in (needs.decided | decided).items() if it.outcome == "supply"]
     theirs = [it.holds for it in supplied if it.via is None and crew.options(it.call.name).final]
-    return frozenset([*theirs, *(it.call for it in _notes(entries) if it.type == "final")])
+    return frozenset([*theirs, *(it.call for it in notes_in(entries, "final"))])
 
 
-def _notes(entries: list[Entry]) -> list[_Note]:
-    return [msgspec.json.decode(it.body, type=_Note) for it in entries if it.kind == kinds.NOTE]
+def notes_in(entries: list[Entry], type: str) -> list[Note]:
+    """The notes of one type."""
+    found = [msgspec.json.decode(it.body, type=Note) for it in entries if it.kind == kinds.NOTE]
+    return [it for it in found if it.type == type]
 
 
 def _sent(entries: list[Entry]) -> list[Message]:
-    changed = [it.input for it in _notes(entries) if it.type == "sent" and it.input]
-    return list(takewhile(lambda it: not said_or_done(it), [decode_message(bytes(it)) for it in changed[-1]])) if changed else []
+    changed = [it for it in notes_in(entries, "sent") if it.input]
+    return changed[-1].put if changed else []
 
 
-class _Note(msgspec.Struct):
+class Note(msgspec.Struct):
+    """What a run noted beside its messages: what it `sent` that the session does not hold, or the `call` of a final tool."""
+
     type: str = ""
+    context: dict[str, list[msgspec.Raw]] = {}
     input: list[msgspec.Raw] = []
+    given: int | None = None
+    instructions: list[str] = []
     call: str = ""
+
+    @property
+    def put(self) -> list[Message]:
+        """What stood for the run's input."""
+        return input_of([decode_message(bytes(it)) for it in self.input], self.given)
 
 
 def open_calls(messages: list[Message]) -> list[ToolCall]:

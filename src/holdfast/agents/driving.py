@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import aclosing, nullcontext
-from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -25,7 +24,7 @@ from ..requirements import Requirement, entry_of
 from ..running import Run
 from ..runs import Metrics, Patience
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
-from .before import Before, final_note, held, look, open_calls, reruns, rewritten, said_or_done, waiting
+from .before import Before, final_note, held, input_in, look, open_calls, reruns, rewritten, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn, check_holds
 from .events import Event, HandedOver, RunEnded, RunStarted
 from .history import History, Past, calls_of, results_of, tokens_of, valid
@@ -56,6 +55,8 @@ class Driving:
         self.tale = Tale(self.run)
         self._given: list[Message] = []
         """The run's messages as hooks have left them so far."""
+        self._inputs = 0
+        """How many of the run's messages, at the beginning, are its input."""
         self._began = 0.0
         self._earlier = 0.0
         """Seconds that earlier tries of this run took."""
@@ -207,7 +208,8 @@ class Driving:
         kept = [it.message() for it in before.stored if it.seq not in before.stale]
         new = (*(() if kept else self.orders.input), *before.results)
         self.tale.messages = [*kept, *new]
-        self.run.window = {"model": self.crew.model} | ({} if kept else {"given": len(new)})
+        self._inputs = before.given if kept else len(self.orders.input)
+        self.run.window = {"model": self.crew.model} | ({} if kept else {"given": self._inputs})
         if isinstance(self.crew.instructions, str) and self.crew.duty is None:
             self.tale.instructed(self.crew.instructions)
         outcome = await self.run.start(
@@ -254,13 +256,9 @@ class Driving:
             self.run.window["history"] = past.record()
         if self._service is not None:
             self.run.window["service"] = self._service
-        self._given = rewritten(self.tale.messages, self._before.sent) if self._again else list(self.tale.messages)
+        sent = self._before.sent if self._before.asked else []
+        self._given = rewritten(self.tale.messages, sent, self._inputs)
         return RunContext(self.crew.agent, self.session, self.run.id, self._given, past.messages if past else [])
-
-    @property
-    def _again(self) -> bool:
-        """Whether the model has been asked in this run before: the hooks before it have had their say."""
-        return any(said_or_done(it) for it in self._before.messages)
 
     def _serves(self) -> str | None:
         """The provider's id of this conversation, where it is the source of the past; None where the session or another history is."""
@@ -290,19 +288,19 @@ class Driving:
 
     async def _around(self, context: RunContext) -> None:
         crew = self.crew
-        prehooks = () if self._again else crew.prehooks
+        prehooks = () if self._before.asked else crew.prehooks
         await with_context(context, crew.providers, prehooks, crew.posthooks, lambda: self._drive(context))
 
     async def _drive(self, context: RunContext) -> None:
         """Ask the engine, and whoever the conversation is handed over to; the answer goes to the context."""
-        self._note(context)
-        given, own = list(takewhile(lambda it: not said_or_done(it), context.input)), context.input
+        given, own = input_in(context.input, self.tale.messages[self._inputs :]), context.input
+        self._note(context, len(given))
         for _ in range(MOST_HANDOVERS + 1):
             await self._ask(context, own)
             if not self._handed:
                 return
             self._take_over()
-            own = rewritten(self.tale.messages, given)
+            own = rewritten(self.tale.messages, given, self._inputs)
         raise UsageError(f"run {self.run.id!r} of {self.session.key} was handed over more than {MOST_HANDOVERS} times: nobody answers")
 
     async def _ask(self, context: RunContext, input: list[Message]) -> None:
@@ -371,13 +369,13 @@ class Driving:
         added = [message for messages in context.context.values() for message in messages]
         return valid([*context.past, *added]), valid(input, open=open)
 
-    def _note(self, context: RunContext) -> None:
-        """Keep for the record what the model is sent and the session does not hold."""
+    def _note(self, context: RunContext, given: int) -> None:
+        """Keep for the record what the model is sent and the session does not hold; `given` messages of it stand for the input."""
         added = {source: [to_otel(it) for it in messages] for source, messages in context.context.items() if messages}
         changed = [] if context.input == self._given else [to_otel(it) for it in context.input]
         if added or changed or context.instructions:
             body = {"type": "sent", "context": added, "input": changed, "instructions": context.instructions}
-            self.tale.note(msgspec.json.encode(body))
+            self.tale.note(msgspec.json.encode(body | ({"given": given} if changed else {})))
 
     async def _instructions(self, context: RunContext) -> str | None:
         """The instructions of this run; those a function makes are noted now that it can see the session."""
@@ -454,7 +452,7 @@ class Driving:
     async def _finish(self, answer: Any) -> RunOutput:
         """Store the answer, and that the run is completed."""
         self._count()
-        said = next((it.text for it in reversed(self.tale.messages) if it.role == "assistant"), None)
+        said = next((it.text for it in reversed(self.tale.messages[self._inputs :]) if it.role == "assistant"), None)
         if not isinstance(answer, str):
             self.run.window["content"] = self._done.plain
         elif answer != said:

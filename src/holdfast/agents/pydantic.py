@@ -83,7 +83,7 @@ class PydanticEngine:
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
         tools, sets, holds = self.prepare(turn.tools)
-        history, calls = _sent_anew(native.requests(turn.messages), turn.service), _capability(turn)
+        history, calls = _asking(_sent_anew(native.requests(turn.messages), turn.service), turn), _capability(turn)
         async with self.agent.iter(
             model=self._model_here(),
             message_history=history,
@@ -140,6 +140,15 @@ def _sent_anew(history: list[ai.ModelMessage], service: str | None) -> list[ai.M
     if not service or service.startswith("conv_"):
         return history
     return [replace(it, provider_url="") if isinstance(it, ai.ModelResponse) else it for it in history]
+
+
+def _asking(history: list[ai.ModelMessage], turn: Turn) -> list[ai.ModelMessage]:
+    """The history as one that asks the model: behind an answer without calls the engine needs a request, or takes it for the last word.
+
+    An input may end so: the model goes on from there, where its provider takes that.
+    """
+    open = bool(turn.rerun) or not history or not isinstance(history[-1], ai.ModelResponse) or bool(history[-1].tool_calls)
+    return history if open else [*history, ai.ModelRequest(parts=[])]
 
 
 def _kept_by_provider(model: Any, service: str | None) -> Any:

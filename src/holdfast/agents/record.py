@@ -7,7 +7,6 @@ together again as it was, rewound since or not; `valid` makes up the same result
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from typing import Any, cast
 
 import msgspec
@@ -17,7 +16,7 @@ from ..entries import COMPLETED, INSTRUCTIONS, INTERRUPTED, PAUSED, RUNNING, Ent
 from ..messages import Message, decode_message
 from ..runs import RunInfo, event_of
 from ..session import Session
-from .before import rewritten, said_or_done
+from .before import input_of, notes_in, rewritten, said_or_done
 from .history import calls_of, results_of, valid, with_calls
 from .summaries import summary_of, told
 
@@ -39,6 +38,8 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     window: dict[str, Any] | None
     before: tuple[Message, ...] = ()
     given: tuple[Message, ...] = ()
+    inputs: int = 0
+    """How many of these two, at the beginning, are the run's input."""
     said: tuple[Message, ...] = ()
     handed: tuple[int, ...] = ()
     """How many answers of the model came before each time that the conversation was handed over."""
@@ -147,7 +148,14 @@ async def _summary(session: Session, seq: int | None) -> list[Message]:
 def tries(log: Sequence[Entry], run: RunInfo) -> list[Try]:
     """The tries told of by all entries of one run, hidden ones included, in order."""
     parts = list(_parts(log))
-    return [_try(parts[:place], part, run.status if place == len(parts) - 1 else None) for place, part in enumerate(parts)]
+    last = len(parts) - 1
+    return [_try(parts[:at], part, _noted(log, part[0]), run.status if at == last else None) for at, part in enumerate(parts)]
+
+
+def _noted(log: Sequence[Entry], beginning: Entry) -> int | None:
+    """How many messages of input the run has had by this beginning, if it noted so."""
+    windows = [event_of(entry).window for entry in log if entry.kind == kinds.RUN and entry.seq <= beginning.seq]
+    return next((window["given"] for window in reversed(windows) if "given" in window), None)
 
 
 def _parts(log: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -159,14 +167,17 @@ def _parts(log: Sequence[Entry]) -> Iterator[list[Entry]]:
         queued = []
 
 
-def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> Try:
+def _try(earlier: list[list[Entry]], part: list[Entry], noted: int | None, status: str | None) -> Try:
     beginning, *events = [event_of(entry) for entry in part if entry.kind == kinds.RUN]
     end = events[-1] if events else None
     messages = [entry for entry in part if entry.kind == kinds.MESSAGE]
     given = [entry for entry in messages if entry.time == part[0].time or entry.seq < part[0].seq]  # those of one commit have one time
     window = beginning.window | end.window if end and "model" in end.window else None  # whoever ends another's run knows of nothing sent
-    notes = _notes(part)
-    again = any(entry.kind == kinds.MESSAGE and said_or_done(entry.message()) for entries in earlier for entry in entries)
+    notes = notes_in(part, "sent")
+    found = _messages(_found(earlier, part[0], given))
+    inputs = len(input_of([*found, *_messages(given)], noted))
+    asked = [it for entries in earlier for it in notes_in(entries, "sent")] if any(map(said_or_done, found[inputs:])) else []
+    changed = [it for it in (*asked, *notes) if it.input]
     return Try(
         number=beginning.attempt,
         status=end.status if end else status or INTERRUPTED,
@@ -175,41 +186,22 @@ def _try(earlier: list[list[Entry]], part: list[Entry], status: str | None) -> T
         error=end.error if end else None,
         instructions=(window or beginning.window).get("instructions"),
         window=window,
-        before=_messages(_before(earlier, part[0], given)),
+        before=found[: _kept(found, inputs)],
         given=_messages(given),
+        inputs=inputs,
         said=_messages(messages[len(given) :]),
-        handed=tuple(_handed(part)),
-        put=_put([*(it for entries in earlier for it in _notes(entries) if again), *notes]),
+        handed=tuple(_handed(part, given)),
+        put=tuple(changed[-1].put) if changed else (),
         added=tuple([decode_message(bytes(it)) for note in notes for messages in note.context.values() for it in messages]),
         more=tuple([text for note in notes for text in note.instructions]),
     )
 
 
-class _Note(msgspec.Struct):
-    """What a run noted of what it sent and the session does not hold."""
-
-    type: str = ""
-    context: dict[str, list[msgspec.Raw]] = {}
-    input: list[msgspec.Raw] = []
-    instructions: list[str] = []
-
-
-def _notes(part: list[Entry]) -> list[_Note]:
-    found = [msgspec.json.decode(entry.body, type=_Note) for entry in part if entry.kind == kinds.NOTE]
-    return [it for it in found if it.type == "sent"]
-
-
-def _put(notes: list[_Note]) -> tuple[Message, ...]:
-    """The input as hooks left it when they last changed it: a try that goes on from what the model has said does not ask them again."""
-    changed = [decode_message(bytes(it)) for note in [it for it in notes if it.input][-1:] for it in note.input]
-    return tuple(takewhile(lambda it: not said_or_done(it), changed))
-
-
-def _handed(part: list[Entry]) -> Iterator[int]:
+def _handed(part: list[Entry], given: list[Entry]) -> Iterator[int]:
     """How many answers came before each time that the conversation was handed over."""
     answers = 0
     for entry in part:
-        answers += entry.kind == kinds.MESSAGE and entry.message().role == "assistant"
+        answers += entry.kind == kinds.MESSAGE and entry not in given and entry.message().role == "assistant"
         if entry.kind == kinds.HANDOFF:
             yield answers
 
@@ -218,18 +210,23 @@ def _messages(entries: Sequence[Entry]) -> tuple[Message, ...]:
     return tuple(entry.message() for entry in entries)
 
 
-def _before(earlier: list[list[Entry]], beginning: Entry, given: list[Entry]) -> list[Entry]:
-    """What a try found of those before it: not what was hidden by then, nor an answer that was broken off, for it says that anew.
+def _found(earlier: list[list[Entry]], beginning: Entry, given: list[Entry]) -> list[Entry]:
+    """What a try found of those before it: not what was hidden by then.
 
     What is hidden while the beginning of the try is not was hidden before it: a rewind takes everything after its place. And a try that
     was given the input found none.
     """
     if any(entry.message().role != "tool" for entry in given):
         return []
-    found = [entry for part in earlier for entry in part if entry.kind == kinds.MESSAGE and (beginning.hidden or not entry.hidden)]
-    while found and _is_answer(found[-1].message()):
-        found.pop()
-    return found
+    return [entry for part in earlier for entry in part if entry.kind == kinds.MESSAGE and (beginning.hidden or not entry.hidden)]
+
+
+def _kept(found: Sequence[Message], inputs: int) -> int:
+    """How much of it a try is sent: not an answer at the end that was broken off, for it says that anew."""
+    end = len(found)
+    while end > inputs and _is_answer(found[end - 1]):
+        end -= 1
+    return end
 
 
 def _is_answer(message: Message) -> bool:
@@ -250,7 +247,7 @@ def requests(attempt: Try, past: Sequence[Message]) -> Iterator[Request]:
         if message is None and not _asks_on(attempt, own):
             return
         if message is None or message.role == "assistant":
-            sent = (*before, *valid(rewritten(own, list(attempt.put))))
+            sent = (*before, *valid(rewritten(own, list(attempt.put), attempt.inputs)))
             whole = message is not None and (attempt.status == COMPLETED or not _is_answer(message))
             yield Request(messages=sent, new=len(sent) - known, answer=message, whole=whole)
             known = len(sent)
@@ -262,7 +259,7 @@ def _asks_on(attempt: Try, own: list[Message]) -> bool:
     """Whether a try that ended here had asked the model again: not when it was over, or at its tools."""
     if attempt.status in (COMPLETED, PAUSED):
         return False
-    last = next((place for place in range(len(own) - 1, -1, -1) if own[place].role == "assistant"), None)
+    last = next((place for place in range(len(own) - 1, attempt.inputs - 1, -1) if own[place].role == "assistant"), None)
     if last is None:
         return True
     answered = {it.id for message in own[last:] for it in results_of(message)}

@@ -86,11 +86,15 @@ class Telling:
 
     def _commit(self, commit: list[Entry]) -> Iterator[Event]:
         replaced = _replaced(commit)
+        given = 0
         ends = next((event for entry in commit if (event := _run(entry)) and event.status != RUNNING), None)
         for entry in commit:
             event = _run(entry)
             if event is not None:
+                given = event.window.get("given", 0)
                 yield from self._status(entry, event)
+            elif entry.kind == kinds.MESSAGE and given:
+                given -= 1  # the input, whoever is said to have said it
             elif entry.kind == kinds.MESSAGE:
                 yield from self._message(entry.message(), replaced, ends)
             elif entry.kind == kinds.HANDOFF:

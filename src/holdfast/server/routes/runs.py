@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from itertools import takewhile
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -15,7 +14,7 @@ from starlette.requests import Request
 
 from ... import Agent, HoldfastError, SessionGone, SessionNotFound
 from ...agents import RunOutput, RunStream
-from ...agents.before import said_or_done
+from ...agents.before import input_of
 from ...agents.following import output_of
 from ...entries import CANCELLED, ERROR, MESSAGE, RUNNING
 from ...ids import new_id, new_session_id
@@ -73,8 +72,7 @@ async def _check_same(asked: RunRequest, under: Under) -> None:
         session = under.agent.store.handle(under.session_id, user_id=under.user_id)
         found, log = await session.run_log(under.run_id)
         stored = [it.message() for it in log if it.kind == MESSAGE]
-        given = found.window.get("given") if found else None
-        said = stored[:given] if isinstance(given, int) else list(takewhile(lambda it: not said_or_done(it), stored))
+        said = input_of(stored, found.window.get("given") if found else None)
         if said and said != [asked.input()]:
             raise Problem(422, f"run {under.run_id!r} was begun with another input: use another key for another run")
 
