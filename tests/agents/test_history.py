@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import msgspec
@@ -9,12 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from holdfast import InvalidValue, Message, Native, Store, Text, ToolCall, ToolResult, assistant, tool, user
+from holdfast import Blob, File, InvalidValue, Message, Native, Store, Text, ToolCall, ToolResult, Uri, assistant, tool, user
 from holdfast.agents import History
 from holdfast.agents.history import PAGE, Past, calls_of, choose, results_of, tokens_of, valid, with_calls
 from holdfast.agents.record import as_sent
 from holdfast.entries import MESSAGE, RUN, Entry
-from holdfast.messages import encode_message
+from holdfast.large import split
+from holdfast.messages import decode_message, encode_message
 from holdfast.runs import RunEvent
 from holdfast.testing.model_server import Answer, Call, Request, call
 
@@ -266,6 +268,27 @@ async def test_a_window_deeper_than_a_page_costs_one_more_request_and_is_right(c
     await shallow.run("now", session_id="s")
     assert counting.made == ["commit", "commit"]
     assert len(sent(chat.requests[1])) == 2 * (PAGE // 4) + 1
+
+
+@pytest.mark.parametrize("size", [9_000, 300_000])
+async def test_a_picture_is_sent_with_the_next_question_however_large_it_is(models: Models, memory: Store, size: int) -> None:
+    """Whether its bytes are kept in the log's entry or beside it, it counts as it does for a model."""
+    asked = Message("user", (Text("What is it?"), Blob("image", base64.b64encode(bytes(size)).decode(), "image/png")))
+    agent = models.agent(["A cat.", "Black.", "Tom."], store=memory)
+    for question in (asked, "And its colour?", "And its name?"):
+        await agent.run(question, session_id="s")
+    assert sent(models.requests[-1]) == ["What is it?", "A cat.", "And its colour?", "Black.", "And its name?"]
+    window = (await (await there(agent, "s")).runs())[-1].window["history"]
+    assert (1_000 < window["tokens"] < 1_100, window["cut"]) == (True, False)
+
+
+def test_what_is_no_text_counts_the_same_in_both_forms() -> None:
+    for part in (Blob("image", "x" * 400_000), Uri("video", "data:video/mp4;base64," + "x" * 40_000), File("audio", "id")):
+        message = Message("user", (part, Text("y" * 20_000)))
+        light = decode_message(split(encode_message(message))[0])
+        assert (light.light, tokens_of(message), tokens_of(light)) == (True, 6_004, 6_004)
+    huge = Message("user", (Blob("video", "x" * 8_000_000),))
+    assert 8_004 <= tokens_of(huge) == tokens_of(decode_message(split(encode_message(huge))[0])) < 8_010
 
 
 async def test_what_others_left_in_the_log_is_sent_validly(models: Models, memory: Store) -> None:

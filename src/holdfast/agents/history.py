@@ -14,7 +14,7 @@ from .. import entries as kinds
 from ..entries import INTERRUPTED, PAUSED, QUEUED, RUNNING, Entry
 from ..errors import InvalidValue
 from ..large import size_of
-from ..messages import Message, Other, Reasoning, Text, ToolCall, ToolResult
+from ..messages import Blob, File, Message, Other, Part, Reasoning, Text, ToolCall, ToolResult, Uri
 from ..runs import event_of, fold
 from .summaries import Summaries, Summary, standing, told
 
@@ -22,6 +22,11 @@ KINDS = (kinds.MESSAGE, kinds.RUN)
 PAGE = 256
 """Entries read with a run's first commit. Only a `History` that asks for more than they hold costs another request."""
 DEEP_PAGE = 2048
+MEDIA = 1_000
+"""Tokens that a picture, or what else is no text, is taken for: what a model makes of it has little to do with its bytes.
+
+Beyond so many thousand bytes each thousand is one, for a provider takes a request of some 30 megabytes at most.
+"""
 UNKNOWN = "No result was stored: the process ended while this ran. It may or may not have happened; do not repeat it without checking."
 """What the model is told of a call whose result is lost."""
 
@@ -29,11 +34,12 @@ UNKNOWN = "No result was stored: the process ended while this ran. It may or may
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the session's past a run sends: whole runs, the newest first, until one of the bounds is met; None is no bound.
 
-    `tokens` are estimated: one for every four bytes of text. A run that is longer than the bounds all by itself is sent in part.
-    Without any number the newest 256 entries of the log are looked at, within 32,000 tokens. `tool_calls`: how many of the newest tool
-    calls are sent with their results; older ones are left out, what was said beside them is not. `summaries`: what came before the runs
-    that are sent is summed up, and the summary sent first. `service`: the provider keeps the conversation and is sent nothing but what is
-    new (OpenAI's responses and conversations); the session's record is kept all the same.
+    `tokens` are estimated: one for every four bytes of text, 1,000 for each picture, sound, video or file (one
+    for every 1,000 bytes of it, where that is more). A run that is longer than the bounds all by itself is sent in part. Without any number
+    the newest 256 entries of the log are looked at, within 32,000 tokens.
+    `tool_calls`: how many of the newest tool calls are sent with their results; older ones are left out, what was said beside them is not.
+    `summaries`: what came before the runs that are sent is summed up, and the summary sent first. `service`: the provider keeps the
+    conversation and is sent nothing but what is new (OpenAI's responses and conversations); the session's record is kept all the same.
     """
 
     runs: int | None = None
@@ -253,10 +259,15 @@ def tokens_of(message: Message) -> int:
     """About how many tokens a model reads in `message`, with what was left out of it; none in one without parts, which is not sent."""
     if not message.parts:
         return 0
-    if message.light:
-        return 4 + sum(map(size_of, message.parts)) // 4
-    sizes = [len(part.content.encode()) if type(part) is Text else len(msgspec.json.encode(part)) for part in message.parts]
-    return 4 + sum(sizes) // 4
+    return 4 + sum([_bytes_of(part, light=message.light) for part in message.parts]) // 4
+
+
+def _bytes_of(part: Part, *, light: bool) -> int:
+    """As how many bytes of text a part counts."""
+    if type(part) is Text and not light:
+        return len(part.content.encode())
+    size = size_of(part) if light else len(msgspec.json.encode(part))
+    return max(4 * MEDIA, 4 * size // 1000) if isinstance(part, Blob | Uri | File) else size
 
 
 def _ranges(sent: list[int], entries: list[Entry]) -> list[list[int]]:
