@@ -106,6 +106,26 @@ async def test_arguments_that_fit_no_parameter_are_told_to_the_model_and_nothing
     assert "amount" in sent(chat.requests[1])[-1]
 
 
+async def test_arguments_that_are_no_strict_json_can_not_be_changed_one_by_one(models: Models, memory: Store) -> None:
+    """Saying so does not use the decision up."""
+    paid: list[str] = []
+
+    @tool(confirm=True)
+    def pay(amount: float, tip: int = 1) -> str:
+        """Pay."""
+        paid.append(f"{amount} {tip}")
+        return "paid"
+
+    agent = models.agent([Answer(calls=(Call("pay", '{"amount": NaN}'),)), "Done."], store=memory, tools=[pay])
+    paused = await agent.run("pay", session_id="s")
+    (it,) = paused.requirements
+    version = (await there(agent, "s")).version
+    with pytest.raises(InvalidValue, match=r"approve\(tip\): the model gave 'pay' arguments that are no JSON object"):
+        await agent.continue_run(paused, [it.approve(tip=2)])
+    assert ((await there(agent, "s")).version, paid) == (version, [])
+    assert ((await agent.continue_run(paused, [it.approve()])).content, paid) == ("Done.", ["nan 1"])
+
+
 @pytest.mark.parametrize("reason", ["Too much.", None])
 async def test_a_denied_call_is_not_executed_and_the_model_is_told_why(
     models: Models, store: Store, desk: Desk, reason: str | None

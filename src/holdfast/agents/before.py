@@ -9,7 +9,7 @@ import msgspec
 
 from .. import entries as kinds
 from ..entries import COMPLETED, PAUSED, QUEUED, RUNNING, Entry
-from ..errors import UsageError
+from ..errors import InvalidValue, UsageError
 from ..ids import now
 from ..messages import Message, ToolCall, ToolResult, decode_message
 from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
@@ -114,7 +114,7 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: Crew) -> Before:
-    """What the entries of a run tell; `UsageError` where the call is not one for this run."""
+    """What the entries of a run tell; `UsageError` where the call is not one for this run, `InvalidValue` for what a decision can't say."""
     there = [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
     stored = [it for it in there if it.kind == kinds.MESSAGE]
     begun = [it.message() for it in stored]
@@ -134,11 +134,7 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
     needs = told(there)
     decided = needs.check(orders.decisions, now())
     for id, it in decided.items():
-        name = needs.asked[id].call.name
-        if it.outcome == "answer" and name in crew.by_name:
-            converted(crew.by_name[name][0], it.value)
-        if it.outcome == "approve" and it.value and crew.check_changed is not None and needs.asked[id].via is None:
-            crew.check_changed(needs.asked[id].call, it.value)
+        _check_usable(needs.asked[id], it, crew)
     if run.status == PAUSED:
         decided = {it.requirement: it for it in needs.expired(now())} | decided
     return Before(
@@ -153,6 +149,21 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
         final=_final(there, needs, decided, crew),
         handed=_handed(there),
     )
+
+
+def _check_usable(asked: Requirement, decision: Decision, crew: Crew) -> None:
+    """`InvalidValue` for what is decided with and could not be used: before it is stored."""
+    call, value = asked.call, decision.value
+    if decision.outcome == "answer" and call.name in crew.by_name:
+        converted(crew.by_name[call.name][0], value)
+    if decision.outcome == "approve" and value:
+        if not isinstance(call.arguments, dict | None):
+            raise InvalidValue(
+                f"approve({', '.join(value)}): the model gave {call.name!r} arguments that are no JSON object, so none of them can be"
+                f" changed ({call.arguments!r:.80}): approve() as they are, or deny(reason)"
+            )
+        if crew.check_changed is not None and asked.via is None:
+            crew.check_changed(call, value)
 
 
 def _handed(entries: list[Entry]) -> bool:
@@ -270,7 +281,7 @@ def reruns(before: Before, calls: list[ToolCall]) -> dict[str, dict[str, object]
     for call in calls:
         changed = _changed(before, call.id)
         if call.id is not None:
-            found[call.id] = {**call.arguments, **changed} if changed else None
+            found[call.id] = {**(call.arguments or {}), **changed} if changed else None
     return found
 
 
