@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import pytest
+from pydantic import BaseModel
+from pydantic_ai import Agent as Structured
 
 from holdfast import InvalidValue, Message, RunInfo, Session, Store, assistant, system, user
 from holdfast.agents import (
@@ -197,6 +201,95 @@ async def test_a_posthook_has_the_last_word_and_the_models_own_is_on_record(mode
     assert (note["type"], note["message"]["parts"][0]["content"]) == ("replaced", "ok")
     await agent.run("more", session_id="s")
     assert sent(models.requests[1]) == ["hi", "OK", "more"]
+
+
+class Gives(Posthook):
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
+
+    async def on_run(self, session: Session, requests: list[Message], agent: Any, reply: Any) -> Any:
+        return self.make(reply)
+
+
+class Sets(Middleware):
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
+
+    async def on_run(self, context: RunContext, call_next: Next) -> None:
+        await call_next()
+        context.answer = self.make(context.answer)
+
+
+class Card(BaseModel):
+    number: str
+
+
+@dataclass
+class Bill:
+    card: Card
+    due: datetime.date
+
+
+def hide(card: Card) -> Card:
+    card.number = "****"
+    return card
+
+
+def another(card: Card) -> Card:
+    return Card(number="****")
+
+
+def as_words(card: Card) -> str:
+    return "a card"
+
+
+BILL = Bill(Card(number="****"), datetime.date(2026, 5, 1))
+
+
+@pytest.mark.parametrize("where", ["posthooks", "middleware"])
+@pytest.mark.parametrize(
+    ("made", "given", "again", "said"),
+    [
+        ({"a": [1]}, {"a": [1]}, {"a": [1]}, '{"a":[1]}'),
+        (3, 3, 3, "3"),
+        (None, None, None, ""),
+        (assistant("from a message"), "from a message", "from a message", "from a message"),
+        (BILL, BILL, {"card": {"number": "****"}, "due": "2026-05-01"}, '{"card":{"number":"****"},"due":"2026-05-01"}'),
+    ],
+    ids=["dict", "int", "none", "message", "dataclass"],
+)
+async def test_what_the_caller_is_given_is_what_is_stored(
+    models: Models, memory: Store, where: str, made: Any, given: Any, again: Any, said: str
+) -> None:
+    around: dict[str, Any] = {"posthooks": [Gives(lambda _: made)]} if where == "posthooks" else {"middleware": [Sets(lambda _: made)]}
+    agent = models.agent(["card 4111", "ok"], store=memory, **around)
+    assert (await agent.run("hi", session_id="s", run_id="r")).content == given
+    assert (await agent.run("hi", session_id="s", run_id="r")).content == again
+    assert await texts(await there(agent, "s")) == ["hi", said]
+    await models.agent(models.servers[-1], store=memory).run("more", session_id="s")
+    assert sent(models.requests[1]) == [it for it in ("hi", said, "more") if it]
+
+
+@pytest.mark.parametrize("make", [hide, another, as_words])
+async def test_a_structured_answer_that_a_hook_redacts_stays_so(chat: Models, memory: Store, make: Any) -> None:
+    server = chat.serve([call("final_result", number="4111"), "ok"])
+    engine = Structured(chat.impatient(server), output_type=Card)
+    agent = Agent(engine, store=memory, posthooks=[Gives(make)])
+    first = await agent.run("hi", session_id="s", run_id="r")
+    again = (await agent.run("hi", session_id="s", run_id="r")).content
+    assert again == (first.content if isinstance(first.content, str) else {"number": "****"})
+    assert len(first.messages) == 2
+    session = await there(agent, "s")
+    assert "4111" not in str(await session.get_messages())
+    await chat.agent(server, store=memory).run("more", session_id="s")
+    assert "4111" not in str(server.requests[1].body)
+
+
+async def test_an_answer_that_has_no_stored_form_is_named(chat: Models, memory: Store) -> None:
+    agent = chat.agent(["ok"], store=memory, posthooks=[Gives(lambda _: {"socket": object()})])
+    with pytest.raises(InvalidValue, match=r"the answer \{'socket': <object .*can't be stored: .*hook"):
+        await agent.run("hi", session_id="s")
+    assert await statuses(await there(agent, "s")) == ["error"]
 
 
 async def test_a_posthook_sees_what_was_asked_and_may_write(chat: Models, memory: Store) -> None:

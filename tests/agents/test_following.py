@@ -111,9 +111,30 @@ class Halt(Prehook):
         return "no"
 
 
-@pytest.mark.parametrize("around", [{"posthooks": [Last()]}, {"prehooks": [Halt()]}], ids=["posthook", "prehook"])
+class Number(BaseModel):
+    n: int
+
+
+class Doubled(Posthook):
+    async def on_run(self, session: Session, requests: list[Message], agent: Any, reply: Any) -> Any:
+        return {"n": reply.n * 2} if isinstance(reply, Number) else {"text": reply}
+
+
+HOOKS = {"posthook": {"posthooks": [Last()]}, "prehook": {"prehooks": [Halt()]}, "value": {"posthooks": [Doubled()]}}
+
+
+@pytest.mark.parametrize("around", HOOKS.values(), ids=HOOKS)
 async def test_an_answer_that_a_hook_gave(chat: Models, store: Store, around: Any) -> None:
     agent = chat.agent([LONG], store=store, **around)
+    await check(agent, await told(agent.run("hi", session_id="s", stream=True)))
+
+
+@pytest.mark.parametrize("hook", [Last(), Doubled()])
+async def test_what_a_hook_made_of_a_corrected_structured_answer(chat: Models, store: Store, hook: Posthook) -> None:
+    wrong = Answer(text="Hm.", calls=(Call("final_result", {"n": "many"}),))
+    server = chat.serve([wrong, Answer(text="So:", calls=(Call("final_result", {"n": 2}),))])
+    engine = Structured(chat.impatient(server), output_type=Number)
+    agent = Agent(engine, store=store, posthooks=[hook])
     await check(agent, await told(agent.run("hi", session_id="s", stream=True)))
 
 

@@ -21,6 +21,7 @@ from holdfast.agents import (
     Loop,
     Middleware,
     Parallel,
+    Posthook,
     Router,
     RunEnded,
     RunOutput,
@@ -636,6 +637,19 @@ async def test_a_step_is_stored_before_the_next_one_begins(counting: Counting, c
 
     await made(counted, *(Step(step, name=name) for name in "abc")).run("go", session_id="s")
     assert seen == [2, 4, 6], "the input, and before each step its call and the result of the one before"
+
+
+async def test_what_a_hook_makes_of_its_result_is_what_is_stored(store: Store) -> None:
+    class Doubled(Posthook):
+        async def on_run(self, session: Session, requests: Any, agent: Any, reply: Any) -> Any:
+            reply["price"] *= 2
+            return reply
+
+    inner = Workflow([lambda given: {"price": 20}], name="inner", posthooks=[Doubled()])
+    outer = Workflow([inner, lambda given: given.previous_step_content["price"]], name="outer", store=store)
+    assert (await outer.run("x", session_id="s", run_id="r")).content == 40
+    assert (await outer.run("x", session_id="s", run_id="r")).content == 40
+    assert (await (await store.session("s/inner")).get_messages())[-1].text == '{"price":40}'
 
 
 async def test_progress_is_seen_while_it_runs(store: Store, work: Work) -> None:

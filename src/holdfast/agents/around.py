@@ -145,10 +145,10 @@ class Prehook:
 
 
 class Posthook:
-    """Code after a run: what it returns is the answer."""
+    """Code after a run: what it returns is the answer, for the caller and in the session."""
 
     async def on_run(self, session: Session, requests: list[Message], agent: Any, reply: Any) -> Any:
-        """The answer: the one given, or another."""
+        """The answer: the one given, or another: text, a message, whose text it is, or anything that has a form in JSON."""
         return reply
 
     def name(self) -> str:
@@ -290,7 +290,8 @@ async def with_context(
     for provider, state in reversed(list(zip(providers, states, strict=True))):
         await provider.after_run(agent=context.agent, session=context.session, context=context, state=state)
     for hook in posthooks:
-        context.answer = await hook.on_run(context.session, list(context.input), context.agent, context.answer)
+        made = await hook.on_run(context.session, list(context.input), context.agent, context.answer)
+        context.answer = made.text if isinstance(made, Message) else made
 
 
 def _take(context: RunContext, made: Any, hook: Prehook) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
 from typing import Any
 
 import msgspec
 
 from ..backend import BlobDrop, HeadPatch, Range, ReadPlan, Window
 from ..entries import CANCELLED, COMPLETED, HANDOFF, LIVE, PAUSED, QUEUED, RUNNING, Entry
-from ..errors import Conflict, Fenced, SessionNotFound, UsageError
+from ..errors import Conflict, Fenced, InvalidValue, SessionNotFound, UsageError
 from ..ids import now
 from ..messages import Message, to_otel
 from ..requirements import Requirement, entry_of
@@ -32,7 +32,7 @@ from .line import in_line
 from .live import Live
 from .members import cancel_members, check_not_passed_on
 from .orders import Crew, Orders, made
-from .output import RunOutput, ended
+from .output import RunOutput, ended, plain_of, text_of
 from .past import past_of
 from .sequence import place_of
 from .tale import Emit, Tale
@@ -64,7 +64,10 @@ class Driving:
         self._acting = False
         self._before = _NOTHING
         self._still: tuple[int, int] | None = None
-        self._done = Done(None)
+        self._done: Done | None = None
+        """The engine's answer, and"""
+        self._form: Any = None
+        """what it was in JSON before hooks could change it."""
         self._held: list[Requirement] = []
         self._service: str | None = None
         self._lost = False
@@ -335,6 +338,7 @@ class Driving:
             async for step in steps:
                 if isinstance(step, Done):
                     context.answer, self._done = step.content, step
+                    self._form = self._form_of(step.content)
                     return
                 if isinstance(step, Held):
                     self._held = held(step, open_calls(self.tale.messages), self.crew, self.run.id)
@@ -361,7 +365,7 @@ class Driving:
         """Whether a final tool's result is the answer: once nothing of its batch is open."""
         if final is None or open_calls(self.tale.messages):
             return False
-        context.answer = _text(results_of(final)[0].response)
+        context.answer = text_of(results_of(final)[0].response)
         return True
 
     def _sent(self, context: RunContext, input: list[Message], open: frozenset[str]) -> tuple[list[Message], list[Message]]:
@@ -452,17 +456,40 @@ class Driving:
     async def _finish(self, answer: Any) -> RunOutput:
         """Store the answer, and that the run is completed."""
         self._count()
-        said = next((it.text for it in reversed(self.tale.messages[self._inputs :]) if it.role == "assistant"), None)
-        if not isinstance(answer, str):
-            self.run.window["content"] = self._done.plain
-        elif answer != said:
-            self.tale.answer_anew(answer)
-        if self._done.value is not None and answer is self._done.content:  # no hook has put another in its place
-            self.run.window["value"] = self._done.value.decode()
+        answer = answer.text if isinstance(answer, Message) else answer
+        self._keep(answer)
         output = self._output(answer)
         await self.tale.stored(self.run.end(tuple(self.tale.pending), **self.tale.more()))
         await self._cancel_members()
         return output
+
+    def _keep(self, answer: Any) -> None:
+        """Have the answer stored as it is given to the caller: what is no text as plain JSON, and its text as what was said.
+
+        What an engine made of the model's answer, and nobody has changed, is stored by what the model has said.
+        """
+        done = self._done if self._done is not None and answer is self._done.content and self._form_of(answer) == self._form else None
+        if done is not None and done.value is not None:
+            self.run.window["value"] = done.value.decode()
+        last = next(reversed(self.tale.messages[self._inputs :]), None)
+        said = last.text if last is not None and last.role == "assistant" and not calls_of(last) else None
+        if isinstance(answer, str):
+            text = answer
+        elif done is not None:
+            self.run.window["content"] = done.plain
+            return
+        else:
+            self.run.window["content"] = plain_of(answer)
+            text = text_of(self.run.window["content"])
+        if text != said and (answer is not None or self.tale.pending):
+            self.tale.answer_anew(text)
+
+    def _form_of(self, answer: Any) -> Any:
+        """The engine's answer in JSON, to see whether it was changed; None where nobody could have, and where it has no such form."""
+        if not isinstance(answer, str) and (self.crew.posthooks or self.crew.middleware or self.crew.providers):
+            with suppress(InvalidValue):
+                return plain_of(answer)
+        return None
 
     async def _stop(self, status: str, needs: Sequence[Requirement] = ()) -> RunOutput:
         """End without an answer: the run waits for people, or is over because of them."""
@@ -492,8 +519,3 @@ class Driving:
             metrics=self._used,
             messages=tuple(self.tale.messages),
         )
-
-
-def _text(response: Any) -> str:
-    """A tool's result as an answer."""
-    return response if isinstance(response, str) else msgspec.json.encode(response).decode()

@@ -53,6 +53,30 @@ def content_of(made: Any, what: str) -> Any:
     return made.content
 
 
+def plain_of(answer: Any) -> Any:
+    """An answer as plain JSON, which is what is stored of one that is no text; `InvalidValue` where it has no such form."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(answer, enc_hook=_fields))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidValue(
+            f"the answer {answer!r:.80} can't be stored: have the hook or middleware that gives it give text, or what has a form in JSON"
+            f" (dataclasses, pydantic models, classes with to_dict): {error}"
+        ) from error
+
+
+def _fields(value: Any) -> Any:
+    if callable(dump := getattr(value, "model_dump", None)):
+        return dump(mode="json")
+    if callable(dump := getattr(value, "to_dict", None)):
+        return dump()
+    raise TypeError(f"{type(value).__name__} has none")
+
+
+def text_of(plain: Any) -> str:
+    """An answer in plain JSON as what was said; nothing for None."""
+    return plain if isinstance(plain, str) else "" if plain is None else msgspec.json.encode(plain).decode()
+
+
 def ended(session: Session, run: RunInfo, messages: Sequence[Message], requirements: Sequence[Requirement] = ()) -> RunOutput:
     """The output of a run that is recorded, over for now, with these messages."""
     answers = [it.text for it in messages if it.role == "assistant"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
 
 import msgspec
 
@@ -86,6 +85,7 @@ class Telling:
 
     def _commit(self, commit: list[Entry]) -> Iterator[Event]:
         replaced = _replaced(commit)
+        answer = next((entry for entry in reversed(commit) if entry.kind == kinds.MESSAGE), None) if replaced else None
         given = 0
         ends = next((event for entry in commit if (event := _run(entry)) and event.status != RUNNING), None)
         for entry in commit:
@@ -96,7 +96,8 @@ class Telling:
             elif entry.kind == kinds.MESSAGE and given:
                 given -= 1  # the input, whoever is said to have said it
             elif entry.kind == kinds.MESSAGE:
-                yield from self._message(entry.message(), replaced, ends)
+                for message in replaced if entry is answer else (entry.message(),):
+                    yield from self._message(message, ends)
             elif entry.kind == kinds.HANDOFF:
                 told = entry.data()
                 yield self.place.tell(HandedOver(told["agent"], told["reason"]))
@@ -111,13 +112,12 @@ class Telling:
         else:
             self.place.place = event.place or self.place.place + 1
 
-    def _message(self, message: Message, replaced: list[Message], ends: RunEvent | None) -> Iterator[Event]:
+    def _message(self, message: Message, ends: RunEvent | None) -> Iterator[Event]:
         if message.role == "assistant":
             last = ends is not None and ends.status == COMPLETED
-            said = replaced.pop() if replaced and not calls_of(message) else message
-            for event in spoken(said):
+            for event in spoken(message):
                 yield self.place.tell(event)
-            for call in calls_of(said):  # in the answer that ends a run they were asked of nobody
+            for call in calls_of(message):  # in the answer that ends a run they were asked of nobody
                 event = self.place.tell(ToolCalled(call.id, call.name, call.arguments))
                 if not last:
                     yield event
@@ -158,9 +158,10 @@ def _run(entry: Entry) -> RunEvent | None:
 class _Note(msgspec.Struct):
     type: str = ""
     message: msgspec.Raw = msgspec.Raw(b"")
+    results: list[msgspec.Raw] = []
 
 
 def _replaced(commit: list[Entry]) -> list[Message]:
-    """What the model had said itself, where a hook had the last word."""
-    noted: list[Any] = [msgspec.json.decode(it.body, type=_Note) for it in commit if it.kind == kinds.NOTE]
-    return [decode_message(bytes(it.message)) for it in noted if it.type == "replaced"]
+    """What the model had said last itself, with the results that came of it, where a hook had the last word."""
+    noted = [msgspec.json.decode(it.body, type=_Note) for it in commit if it.kind == kinds.NOTE]
+    return [decode_message(bytes(raw)) for it in noted if it.type == "replaced" for raw in (it.message, *it.results)]

@@ -85,12 +85,18 @@ class Tale:
             self.emit(ToolCalled(call.id, call.name, call.arguments))
 
     def answer_anew(self, answer: str) -> None:
-        """A hook or middleware has the last word: it is what was said; the model's own answer is kept for the record."""
-        if self.pending and self.pending[-1].role == "assistant" and not calls_of(self.pending[-1]):
-            self.note(msgspec.json.encode({"type": "replaced", "message": to_otel(self.pending.pop())}))
-            self.messages.pop()
-        else:
+        """A hook or middleware has the last word: it is what was said; the model's own answer is kept for the record.
+
+        That is what is yet to be stored from the model's last message on: with calls whose tools were executed it would be stored already,
+        a structured answer is a call with a result that the engine makes up.
+        """
+        last = next((place for place in reversed(range(len(self.pending))) if self.pending[place].role == "assistant"), None)
+        if last is None:
             self.emit(TextDelta(answer))
+        else:
+            said, *results = map(to_otel, self.pending[last:])
+            self.note(msgspec.json.encode({"type": "replaced", "message": said} | ({"results": results} if results else {})))
+            del self.messages[last - len(self.pending) :], self.pending[last:]
         message = Message("assistant", (Text(answer),))
         self.messages.append(message)
         self.pending.append(message)
