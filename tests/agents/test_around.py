@@ -483,6 +483,16 @@ async def test_a_provider_adds_messages_instructions_and_tools(models: Models, m
     assert sent(server.requests[2]) == ["hi", "look()", "=seen 1", "ok", "Ants are small.", "more"], "what was added is sent once"
 
 
+async def test_a_provider_s_tool_has_a_name_of_its_own(chat: Models, memory: Store) -> None:
+    class Tools(ContextProvider):
+        async def before_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:
+            context.extend_tools(self.source_id, [look])
+
+    agent = chat.agent([], store=memory, tools=[look], context_providers=[Tools("T")])
+    with pytest.raises(InvalidValue, match="two are called 'look'"):
+        await agent.run("hi", session_id="s")
+
+
 async def test_a_provider_has_a_state_of_its_own_in_the_session(models: Models, memory: Store) -> None:
     class Counter(ContextProvider):
         async def before_run(self, *, agent: Any, session: Session, context: RunContext, state: dict[str, Any]) -> None:

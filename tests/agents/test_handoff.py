@@ -185,6 +185,17 @@ def test_what_such_a_team_can_not_be(chat: Models, memory: Store) -> None:
     with pytest.raises(InvalidValue, match="one is called 'one', as the leader is"):
         Team(model, name="one", members=[Agent(model, name="one")], mode="handoff", store=memory)
 
+    def hand_over(to: str) -> str:
+        return to
+
+    for who in ("one", "lead"):
+        tools = {"one": [], "lead": []} | {who: [hand_over]}
+        with pytest.raises(InvalidValue, match=f"'{who}' has a tool called 'hand_over', as the tool is that hands"):
+            Team(model, name="lead", members=[Agent(model, name="one", tools=tools["one"])], mode="handoff", tools=tools["lead"])
+    inner = Team(model, name="inner", members=[Agent(model, name="one")], mode="handoff")
+    with pytest.raises(InvalidValue, match="'inner' is a team that hands over itself"):
+        Team(model, members=[inner], mode="handoff", store=memory)
+
 
 async def test_a_team_needs_no_name(chat: Models, memory: Store) -> None:
     billing = chat.agent(["Which order?"], name="billing")

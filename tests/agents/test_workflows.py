@@ -845,7 +845,12 @@ def test_what_a_workflow_can_not_be(chat: Models, memory: Store) -> None:
     def h(given: StepInput, amount: int) -> str:
         return ""
 
+    def run_workflow(input: str) -> str:
+        return ""
+
     nameless = chat.agent([], store=memory)
+    talker = chat.agent([], store=memory, name="talker", tools=[run_workflow])
+    duty = Team(chat.model(chat.servers[0]), members=[chat.agent([], name="a")], mode="handoff")
     refused: list[tuple[Callable[[], Any], str]] = [
         (lambda: Workflow([]), "one step at least"),
         (lambda: Workflow([f, f]), "two steps are called 'f'"),
@@ -864,6 +869,8 @@ def test_what_a_workflow_can_not_be(chat: Models, memory: Store) -> None:
         (lambda: Workflow([Step(f, name="x"), Parallel(Step(g, name="x", confirm=True), g)]), "two different steps are called 'x'"),
         (lambda: Workflow([Loop(Step(f, idempotent=True)), f]), "two different steps are called 'f'"),
         (lambda: Workflow([Condition(f, g, name="c"), Step(g, name="c?")]), r"c\?"),
+        (lambda: Workflow([f], agent=talker), "'talker'.* has a tool called 'run_workflow', as the tool is that starts the workflow"),
+        (lambda: Workflow([f], agent=duty), "hands over to others, who could not start the workflow"),
     ]
     for make, message in refused:
         with pytest.raises(InvalidValue, match=message):

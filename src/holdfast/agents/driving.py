@@ -36,7 +36,7 @@ from .output import RunOutput, ended, plain_of, text_of
 from .past import past_of
 from .sequence import place_of
 from .tale import Emit, Tale
-from .tools import name_of, options_of
+from .tools import checked_tools, name_of, options_of
 from .watching import Watched
 
 _NOTHING = Before()
@@ -309,7 +309,7 @@ class Driving:
     async def _ask(self, context: RunContext, input: list[Message]) -> None:
         """Ask the engine, and store what it tells as it goes."""
         if context.tools:
-            check_holds(self.crew.engine, context.tools)
+            check_holds(self.crew.engine, checked_tools((*self.crew.tools, *context.tools)))
             more = {name_of(it): (it, options_of(it)) for it in context.tools}
             self.crew = msgspec.structs.replace(self.crew, by_name=self.crew.by_name | more)
         rerun = reruns(self._before, open_calls(self.tale.messages))

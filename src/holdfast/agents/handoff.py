@@ -86,6 +86,8 @@ def on_duty(team: Agent, leader: str, members: Mapping[str, Agent]) -> Duty:
 
 
 def _of_the_team(name: str, crew: Crew, team: Crew) -> Crew:
+    if crew.duty is not None:
+        raise InvalidValue(f"members: {name!r} is a team that hands over itself: give its members to this one, or another mode to it")
     for what in ("providers", "middleware", "prehooks", "posthooks"):
         if getattr(crew, what):
             raise InvalidValue(f"members: {name!r} has {what} of its own; where a conversation is handed over they are the team's")
@@ -95,6 +97,8 @@ def _of_the_team(name: str, crew: Crew, team: Crew) -> Crew:
 
 def _with_others(name: str, crew: Crew, agents: Mapping[str, Crew]) -> Crew:
     """The crew with a tool to hand over to the others, and instructions that tell of them."""
+    if TOOL in crew.by_name:
+        raise InvalidValue(f"{name!r} has a tool called {TOOL!r}, as the tool is that hands a conversation over: rename it")
     others = {other: about(it.instructions) for other, it in agents.items() if other != name}
     it = _hand_over(", ".join(others), others)
     return msgspec.structs.replace(

@@ -90,6 +90,12 @@ class Workflow(Agent):
 
         it = marked(run_workflow, ToolOptions(delegates=True))
         own, theirs = self._crew, agent.crew
+        if it.__name__ in theirs.by_name:
+            raise InvalidValue(f"agent={agent!r} has a tool called {it.__name__!r}, as the tool is that starts the workflow: rename it")
+        if theirs.duty is not None:
+            raise InvalidValue(
+                f"agent={agent!r} hands over to others, who could not start the workflow: give an agent, or another mode to it"
+            )
         check_holds(theirs.engine, (it,))
         return msgspec.structs.replace(
             theirs,
