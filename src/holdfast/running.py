@@ -202,14 +202,17 @@ class Run:
             except (InvalidValue, TooLarge):  # what is staged can't be stored: how the run ended can
                 await self.end((), status, error=name, staged=False)
 
-    async def queue(self, input: tuple[Message, ...]) -> None:
-        """Store the input of a run that is to begin later, without taking the claim. Said again, it is still one."""
+    async def queue(self, input: tuple[Message, ...], *, expect: int | None = None) -> None:
+        """Store the input of a run that is to begin later, without taking the claim.
+
+        `expect`, for an id that may have been used: the version of the session at which there was no such run; `Conflict` if it moved.
+        """
         time = now()
         event = RunEvent(FORM, QUEUED, self.attempt, window={"given": len(input)})
         added = (self._event(event, time), *self._messages(input, time))
         patch = HeadPatch(agent=self.agent) if self.agent else None
         counts = counts_of(added) + Counts(runs=1)
-        await self.session.write(id=f"queue {self.id}", entries=added, counts=counts, time=time, patch=patch)
+        await self.session.write(expect=expect, entries=added, counts=counts, time=time, patch=patch)
 
     async def record(self, status: str, metrics: Metrics | None, error: str | None) -> None:
         """Store the whole run, driven elsewhere, as it ended; the claim isn't touched."""

@@ -459,6 +459,29 @@ async def test_a_queued_run_is_stored_and_begun_later(models: Models, store: Sto
         await agent.enqueue("hi", session_id="s", user_id="bob")
 
 
+async def test_a_run_id_is_queued_once_and_with_one_input(chat: Models, store: Store) -> None:
+    agent = chat.agent(lambda _: "ok", store=store)
+
+    async def all_at_once(run_id: str, *inputs: str, **where: Any) -> list[Any]:
+        given = [agent.enqueue(it, run_id=run_id, **where) for it in inputs]
+        return list(await asyncio.gather(*given, return_exceptions=True))
+
+    assert await all_at_once("same", *["hi"] * 5, session_id="s") == ["same"] * 5
+    shared = await store.session("s")
+    for run_id, where in (("other", {"session_id": "s"}), ("shared", {"session": shared})):
+        found = await all_at_once(run_id, *(f"hi {n}" for n in range(5)), **where)
+        assert found.count(run_id) == 1
+        refused = [it for it in found if it != run_id]
+        assert {(type(it), "was begun with another input" in str(it)) for it in refused} == {(UsageError, True)}
+    with pytest.raises(UsageError, match="was begun with another input"):
+        await agent.enqueue("bye", session_id="s", run_id="same")
+    assert len(await texts(await store.session("s"))) == 3
+    assert len(await statuses(await store.session("s"))) == 3
+    assert (await agent.run("hi", session_id="s", run_id="same")).content == "ok"
+    assert await agent.enqueue("hi", session_id="s", run_id="same") == "same"
+    assert len(chat.requests) == 1
+
+
 async def test_a_queued_run_can_be_cancelled(chat: Models, store: Store) -> None:
     agent = chat.agent([], store=store)
     await agent.enqueue("hi", session_id="s", run_id="r")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from copy import copy
 from itertools import count
 from typing import Any, Literal, Self, overload
@@ -14,17 +14,18 @@ import msgspec
 from .. import entries as kinds
 from ..backend import Counts
 from ..entries import COMPLETED, LIVE, Entry
-from ..errors import HoldfastError, InvalidValue, MissingExtra, SessionNotFound
+from ..errors import Conflict, HoldfastError, InvalidValue, MissingExtra, SessionNotFound
 from ..ids import check_id, check_session_id, new_id
 from ..messages import Message, user
 from ..requirements import Decision
 from ..running import Run, cancel
-from ..runs import LEASE, WAIT
+from ..runs import LEASE, WAIT, Patience
 from ..session import Session
 from ..store import Store
 from . import naming
 from .around import ContextProvider, Middleware, Posthook, Prehook, check_around
 from .asking import asked
+from .before import check_same
 from .compaction import Compaction
 from .driving import Driving
 from .engine import Engine, check_holds
@@ -278,15 +279,21 @@ class Agent:
         """Store the input of a run that is to begin later, without waiting for anybody; its run id.
 
         It reads as `queued`, and is left out of other runs until `continue_run(run_id)` begins it, in any process. With a `run_id` of your
-        own a second call changes nothing.
+        own a second call changes nothing; with another input it is a `UsageError`, as in `run`.
         """
         it = self._session(session, session_id, user_id)
         run = Run(it, new_id() if run_id is None else check_id(run_id, "run id"), self.name)
-        with suppress(SessionNotFound):  # none yet, or another's: then the commit says so
-            if run_id is not None and await it.get_run(run_id) is not None:
+        given, patience = _messages(input), Patience(WAIT)
+        while True:
+            seen = None if run_id is None else await _version_without(it, run_id, given)
+            if run_id is not None and seen is None:
                 return run_id
-        await run.queue(_messages(input))
-        return run.id
+            try:
+                await run.queue(given, expect=seen)
+            except Conflict as conflict:  # somebody wrote since we looked, perhaps this very run
+                await patience.again_after(conflict, it.key)
+            else:
+                return run.id
 
     async def follow(
         self, run_id: str, session_id: str | None = None, *, user_id: str | None = None, after: int = 0
@@ -503,6 +510,18 @@ async def _explained(driving: Driving, emit: Emit) -> RunOutput:
                 " Call run again with this run_id to go on from what is stored."
             )
         raise
+
+
+async def _version_without(session: Session, run_id: str, input: tuple[Message, ...]) -> int | None:
+    """The version of the session at which there is no such run; None where there is, with this input. `UsageError` for another input."""
+    try:
+        run, log = await session.run_log(run_id, light=True)
+    except SessionNotFound:  # none yet, or another's: then the commit says so
+        return session.version
+    if run is None:
+        return session.version
+    check_same(session, run, await session.whole(log), input)
+    return None
 
 
 def _nobody(event: Event) -> None:

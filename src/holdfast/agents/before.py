@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..ids import now
 from ..messages import Message, ToolCall, ToolResult, decode_message
 from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
 from ..runs import RunInfo, event_of
+from ..session import Session
 from .engine import Held
 from .history import calls_of, results_of
 from .orders import Crew, Orders
@@ -115,15 +117,9 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
 
 def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: Crew) -> Before:
     """What the entries of a run tell; `UsageError` where the call is not one for this run, `InvalidValue` for what a decision can't say."""
-    there = [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
+    there, cleared = _there(run, found), _cleared(found)
     stored = [it for it in there if it.kind == kinds.MESSAGE]
-    begun = [it.message() for it in stored]
-    said = input_of(begun, run.window.get("given"))
-    cleared = not any(event_of(it).status in (RUNNING, QUEUED) for it in found if it.kind == kinds.RUN)
-    if orders.input and stored and not cleared and said != list(orders.input):
-        raise UsageError(
-            f"run {orders.run_id!r} of {orders.session.key} was begun with another input: leave run_id out to start another run"
-        )
+    check_same(orders.session, run, found, orders.input)
     if orders.resume and (cleared or not stored) and run.status != COMPLETED:
         raise UsageError(
             f"run {orders.run_id!r} of {orders.session.key} is cleared or rewound, its input too: run(..., run_id=...) takes it again"
@@ -141,7 +137,7 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
         version=version,
         run=run,
         stored=stored,
-        given=len(said),
+        given=len(_said(run, there)),
         needs=needs,
         decided=decided,
         sent=_sent(there),
@@ -164,6 +160,27 @@ def _check_usable(asked: Requirement, decision: Decision, crew: Crew) -> None:
             )
         if crew.check_changed is not None and asked.via is None:
             crew.check_changed(call, value)
+
+
+def check_same(session: Session, run: RunInfo, found: list[Entry], input: Sequence[Message]) -> None:
+    """`UsageError` where the entries of a run tell that it was begun, or queued, with another input than this, if it is any."""
+    there = _there(run, found)
+    begun = any(it.kind == kinds.MESSAGE for it in there) and not _cleared(found)
+    if input and begun and _said(run, there) != list(input):
+        raise UsageError(f"run {run.id!r} of {session.key} was begun with another input: leave run_id out to start another run")
+
+
+def _there(run: RunInfo, found: list[Entry]) -> list[Entry]:
+    return [it for it in found if run.status == COMPLETED or not it.hidden]  # a rewind does not unsay what was answered
+
+
+def _cleared(found: list[Entry]) -> bool:
+    return not any(event_of(it).status in (RUNNING, QUEUED) for it in found if it.kind == kinds.RUN)
+
+
+def _said(run: RunInfo, there: list[Entry]) -> list[Message]:
+    """The input that the run was begun with."""
+    return input_of([it.message() for it in there if it.kind == kinds.MESSAGE], run.window.get("given"))
 
 
 def _handed(entries: list[Entry]) -> bool:
