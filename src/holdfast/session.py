@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import msgspec
 from msgspec import UNSET
@@ -40,8 +40,18 @@ from .state import CACHE_PREFIX, MEMBERS_PREFIX, Scope, State, VolatileCache
 from .values import decode, encode
 
 FORM = 1
-_current: ContextVar[tuple[Session, int, str] | None] = ContextVar("holdfast_session", default=None)
-"""The session of the run that is under way here, the fence of its claim, and the run that holds it."""
+
+
+class _Here(NamedTuple):
+    """The session of the run that is under way here, the fence of its claim, the run that holds it, and what is under way around it."""
+
+    session: Session
+    fence: int
+    holder: str
+    around: _Here | None
+
+
+_current: ContextVar[_Here | None] = ContextVar("holdfast_session", default=None)
 
 
 class Session(Readings):
@@ -385,7 +395,7 @@ class Session(Readings):
         `lost` is called when a heartbeat finds that the claim has ended: taken over, cancelled, or gone with its session.
         """
         outer = _current.get()
-        _current.set((self, run.fence, run.root or run.id))
+        _current.set(_Here(self, run.fence, run.root or run.id, outer))
         with self._beating(run.fence, lease, lost) if run.root is None else nullcontext():
             try:
                 yield
@@ -403,12 +413,16 @@ class Session(Readings):
     def running_here(self) -> tuple[Session, str] | None:
         """The handle that holds this very session for a run that is under way around the caller, and the id of that run.
 
-        None for another caller than the run's own, and once the claim of that run has ended.
+        The run may be at work through others: a member of a team has a session of its own, and what it calls the team's. None for
+        another caller than the run's own, and once the claim of that run has ended.
         """
-        outer, fence, holder = _current.get() or (None, 0, "")
-        if outer is None or outer._fence != fence or outer.backend is not self.backend or outer.key != self.key:
-            return None
-        return (outer, holder) if outer.user_id == self.user_id else None
+        here = _current.get()
+        while here is not None:
+            it = here.session
+            if it._fence == here.fence and it.backend is self.backend and (it.key, it.user_id) == (self.key, self.user_id):
+                return it, here.holder
+            here = here.around
+        return None
 
     @staticmethod
     def current() -> Session:
@@ -416,7 +430,7 @@ class Session(Readings):
         found = _current.get()
         if found is None:
             raise UsageError("no run is under way here: Session.current() is for tools, hooks and the body of a run")
-        return found[0]
+        return found.session
 
     # --- moving ---
 

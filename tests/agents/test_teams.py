@@ -149,6 +149,23 @@ async def test_members_work_at_the_same_time(models: Models, store: Store, share
     assert set(await statuses(await seen(store, "s"))) == {"completed"}
 
 
+async def test_a_member_s_tool_may_run_an_agent_in_the_team_s_session(models: Models, store: Store) -> None:
+    """It is part of the team's run, as an agent is that the leader's own tool runs: nobody waits for a claim that waits for him."""
+    helper = models.agent(["helped", "helped again"], name="helper", store=store)
+
+    async def ask() -> str:
+        """Ask."""
+        return (await helper.run("for the team", session_id="s", wait=0)).text
+
+    member = models.agent([call("ask"), call("ask"), "done"], name="m", tools=[ask])
+    team = Team(models.model(models.serve([delegate("m"), "all done"])), members=[member], name="t", store=store)
+    assert (await team.run("go", session_id="s")).content == "all done"
+    assert await texts(await store.session("s/m")) == ["do it", "ask()", "=helped", "ask()", "=helped again", "done"]
+    session = await store.session("s")
+    whole, *parts = await session.runs()
+    assert [(it.status, it.root) for it in (whole, *parts)] == [("completed", None), *[("completed", whole.id)] * 2]
+
+
 async def test_one_member_asked_twice_at_once_answers_twice(models: Models, store: Store) -> None:
     made = Made(models, store)
 
