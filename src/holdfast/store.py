@@ -441,9 +441,9 @@ async def _is_over(session: Session, run_id: str) -> bool:
     """Whether a member's run works for one of `session` that has ended for good, or was rewound: its id begins with that one's."""
     parts = run_id.split(".")
     for place in range(1, len(parts)):
-        run = await session.get_run(".".join(parts[:place]))
-        if run is not None:
-            return run.status in (COMPLETED, CANCELLED) or not await session.entries(last=1, kinds=(RUN,), run_id=run.id)
+        log = await session.entries(kinds=(RUN,), run_id=".".join(parts[:place]), hidden=True)
+        if log:
+            return log[-1].hidden or session.folded(log)[-1].status in (COMPLETED, CANCELLED)
     return False
 
 

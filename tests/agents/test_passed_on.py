@@ -145,14 +145,14 @@ async def test_a_run_that_is_completed_leaves_nothing_to_decide(chat: Models, st
     assert (await desk.open(), desk.done) == ([], [])
 
 
-@pytest.mark.parametrize("how", ["rewind", "delete"])
+@pytest.mark.parametrize("how", ["rewind", "rewind to the input", "delete"])
 async def test_nobody_is_asked_for_a_conversation_that_is_gone(chat: Models, store: Store, how: str) -> None:
     desk = Desk(chat, store)
     await desk.above("own").run("go", session_id="s")
-    if how == "rewind":
-        await (await there(store, "s")).rewind(to=0)
-    else:
+    if how == "delete":
         await store.delete("s")
+    else:
+        await (await there(store, "s")).rewind(to=0 if how == "rewind" else 1)
     assert await desk.open() == []
 
 
