@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .backend import Backend, Capabilities
 from .entries import Entry
 from .errors import (
+    AlreadyDecided,
     CommitReused,
     Conflict,
     Corrupt,
@@ -72,6 +73,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AlreadyDecided",
     "Backend",
     "Blob",
     "Capabilities",

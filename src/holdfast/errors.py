@@ -15,6 +15,7 @@ HoldfastError
 │   ├── SessionBusy            another run holds the session
 │   ├── Conflict               the session or a key is not at the version you named
 │   ├── Fenced                 a newer run took the session over
+│   ├── AlreadyDecided         another decision on the requirement came first
 │   └── CommitReused           one commit id, two contents
 └── StoreError                 the database can't do what it should
     ├── StoreUnavailable       locked, down or too slow: the write did not happen, try again
@@ -101,6 +102,10 @@ class Conflict(UsageError):
 
 class Fenced(UsageError):
     """A newer run took the session: this one may not write any more."""
+
+
+class AlreadyDecided(UsageError):
+    """The requirement was decided before, or passed on to where it is decided: a decision has its effect once."""
 
 
 class CommitReused(UsageError):

@@ -13,7 +13,7 @@ import msgspec
 
 from . import entries as kinds
 from .entries import Entry, NewEntry
-from .errors import Corrupt, InvalidValue, UsageError
+from .errors import AlreadyDecided, Corrupt, InvalidValue, UsageError
 from .ids import new_id
 from .messages import ToolCall
 
@@ -147,7 +147,7 @@ class Needs(msgspec.Struct, frozen=True):
         return [it for it in self.asked.values() if it.id not in self.decided]
 
     def check(self, decisions: Iterable[Decision], now: int) -> dict[str, Decision]:
-        """The decisions by requirement; `UsageError` for one that nobody asked for, that was decided before, or that comes too late."""
+        """The decisions by requirement; `AlreadyDecided`, or `UsageError` for one that nobody asked for or that comes too late."""
         given: dict[str, Decision] = {}
         for decision in decisions:
             asked = self.asked.get(decision.requirement)
@@ -156,7 +156,8 @@ class Needs(msgspec.Struct, frozen=True):
                 raise UsageError(f"requirement {decision.requirement!r} is none of this run's: {known}")
             if asked.id in self.decided or asked.id in given:
                 outcome = (self.decided | given)[asked.id].outcome
-                raise UsageError(f"requirement {asked.id!r} ({asked.kind} of {asked.call.name!r}) was decided already: {outcome}")
+                kind = AlreadyDecided if asked.id in self.decided else UsageError
+                raise kind(f"requirement {asked.id!r} ({asked.kind} of {asked.call.name!r}) was decided already: {outcome}")
             if asked.has_expired(now) and not isinstance(decision, PassedOn):
                 raise UsageError(f"requirement {asked.id!r} ({asked.kind} of {asked.call.name!r}) has expired: continue_run without it")
             asked.check(decision)

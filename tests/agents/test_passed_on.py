@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from holdfast import Session, Store, UsageError
+from holdfast import AlreadyDecided, Session, Store, UsageError
 from holdfast.agents import Agent, Parallel, Requirement, RunOutput, StepInput, StepOutput, Team, Workflow, tool
 from holdfast.agents.history import results_of
 from holdfast.testing.model_server import Answer, Call, call
@@ -88,7 +88,7 @@ async def test_nobody_overrules_at_the_member_what_was_decided_above(chat: Model
     paused = await above.run("go", session_id="s")
     paused = await above.continue_run(paused, [of(paused, "refund").approve()])
     own, needs = await theirs(desk, "refund")
-    with pytest.raises(UsageError, match="was decided already, where 's' waits for it"):
+    with pytest.raises(AlreadyDecided, match="was decided already, where 's' waits for it"):
         await desk.agent.continue_run(needs.run_id, [needs.deny("no")], session=own)
     own, needs = await theirs(desk, "mail")
     await desk.agent.continue_run(needs.run_id, [needs.approve()], session=own)

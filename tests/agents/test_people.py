@@ -15,7 +15,7 @@ import pytest
 from pydantic_ai import Tool
 
 import holdfast.sync
-from holdfast import InvalidValue, Session, SessionBusy, SessionNotFound, Store, ToolResult, UsageError
+from holdfast import AlreadyDecided, InvalidValue, Session, SessionBusy, SessionNotFound, Store, ToolResult, UsageError
 from holdfast.agents import Agent, Decision, RunOutput, RunStarted, TextDelta, ToolAnswered, tool
 from holdfast.testing.model_server import Answer, Call, Request, call
 
@@ -431,7 +431,7 @@ async def test_a_decision_that_comes_second_is_refused(models: Models, store: St
     (it,) = paused.requirements
     await agent.continue_run(paused, [it.approve()])
     for late in (it.approve(), it.deny(), it.cancel()):
-        with pytest.raises(UsageError, match="decided already: approve"):
+        with pytest.raises(AlreadyDecided, match="approve"):
             await agent.continue_run(paused, [late])
     assert desk.done == [("7", 5)]
     assert (await agent.continue_run(paused)).content == "Done.", "a completed run is returned as it was"
@@ -467,7 +467,7 @@ async def test_a_crash_between_a_decision_and_its_result_is_asked_about(chat: Mo
         return await statuses(await there(agent, "s")) == ["interrupted"]
 
     await until(noticed)
-    with pytest.raises(UsageError, match="decided already"):
+    with pytest.raises(AlreadyDecided):
         await agent.continue_run(paused, [paused.requirements[0].approve()])
     again = await agent.continue_run(paused)
     assert (again.status, asked(again), done) == ("paused", [("unknown", "refund", {"order_id": "7"})], ["7"])

@@ -233,8 +233,8 @@ class Agent:
         """Go on with a run that is paused, failed or was interrupted, in any process: its output, or its id and its session.
 
         `decisions` are those of its requirements (`requirement.approve()`, `.deny(reason)`, `.answer(...)`, `.supply(result)`,
-        `.retry()`, `.cancel()`); while some are open it stays paused. A decision has its effect once: one that comes second is a
-        `UsageError`. What has expired counts as decided.
+        `.retry()`, `.cancel()`); while some are open it stays paused. A decision has its effect once: one that comes second is
+        `AlreadyDecided`. What has expired counts as decided.
         """
         if isinstance(run, RunOutput):
             session_id = session_id or (None if session is not None else run.session_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backend import HeadPatch
 from ..entries import COMPLETED, PAUSED
-from ..errors import SessionNotFound, UsageError
+from ..errors import AlreadyDecided, SessionNotFound, UsageError
 from ..requirements import Decision, PassedOn
 from ..session import Session
 from ..state import MEMBERS_PREFIX, State
@@ -82,12 +82,12 @@ async def cancel_members(store: Store, session: Session, run_id: str) -> None:
 
 
 async def check_not_passed_on(store: Store, session: Session, decisions: Sequence[Decision]) -> None:
-    """`UsageError` where the run that a member works for, in the session beside its own, has been told of another decision."""
+    """`AlreadyDecided` where the run that a member works for, in the session beside its own, has been told of another decision."""
     parent = None if session.info.parent is None else await store.get(session.info.parent, user_id=session.info.user_id)
     for place in (session, parent):
         told = set[str]() if place is None else await place.passed_on(decided=True)
         if wrong := [it for it in decisions if it.requirement in told and not isinstance(it, PassedOn)]:
-            raise UsageError(f"requirement {wrong[0].requirement!r} was decided already, where {place and place.id!r} waits for it")
+            raise AlreadyDecided(f"requirement {wrong[0].requirement!r} was decided already, where {place and place.id!r} waits for it")
 
 
 def about(instructions: Any) -> str:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import (
+    AlreadyDecided,
     Conflict,
     Fenced,
     FileNotFound,
@@ -45,6 +46,7 @@ _STATUSES: tuple[tuple[type[HoldfastError], int], ...] = (
     (SessionBusy, 409),
     (Conflict, 409),
     (Fenced, 409),
+    (AlreadyDecided, 409),
     (TooLarge, 413),
     (Unsupported, 501),
     (MissingExtra, 500),
