@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import date
 from typing import Any
 
@@ -16,7 +19,7 @@ from holdfast.agents import Team
 from holdfast.models import OpenAIChat
 from holdfast.recall import Recall
 from holdfast.runtime import Runtime
-from holdfast.server import create_app
+from holdfast.server import create_app, going
 from holdfast.testing.model_server import Answer, ModelServer, call
 
 from .conftest import events, refund, serving, until
@@ -133,12 +136,12 @@ async def test_a_background_run_is_read_later(client: httpx.AsyncClient) -> None
 
 
 async def test_a_busy_session_is_a_conflict_to_try_again(client: httpx.AsyncClient, model: ModelServer) -> None:
-    going = asyncio.create_task(run(client, "slowly now", session_id="ada-1"))
+    first = asyncio.create_task(run(client, "slowly now", session_id="ada-1"))
     await until(lambda: len(model.requests) == 1)
     response = await client.post("/run", json={"message": "and me", "session_id": "ada-1", "wait": 0})
     is_problem(response, 409)
     assert response.headers["retry-after"] == "1"
-    await going
+    await first
 
 
 async def test_a_decision_lets_a_run_go_on_once(client: httpx.AsyncClient) -> None:
@@ -155,6 +158,70 @@ async def test_a_decision_lets_a_run_go_on_once(client: httpx.AsyncClient) -> No
     unknown = {"decisions": [{"requirement": "x", "outcome": "approve"}]}
     is_problem(await client.post(f"{path}/decisions", json=unknown), 404)
     assert [it["kind"] for it in (await get(client, path))["spans"]] == ["model", "waiting", "tool", "model"]
+
+
+HOW: list[dict[str, bool]] = [{}, {"stream": True}, {"background": True}]
+WAYS = ["plain", "stream", "background"]
+
+
+@pytest.mark.parametrize("how", HOW, ids=WAYS)
+async def test_of_two_decisions_at_once_one_is_a_conflict(client: httpx.AsyncClient, how: dict[str, bool]) -> None:
+    paused = await run(client, "refund it", session_id="ada-1")
+    path, id = f"/sessions/ada-1/runs/{paused['run_id']}/decisions", paused["requirements"][0]["id"]
+    both = [{"decisions": [{"requirement": id, "outcome": it}]} | how for it in ("approve", "deny")]
+    won, lost = sorted(await asyncio.gather(*[client.post(path, json=it) for it in both]), key=lambda it: it.status_code)
+    assert won.is_success
+    assert "was decided already" in is_problem(lost, 409)["detail"]
+
+
+@pytest.mark.parametrize("how", HOW, ids=WAYS)
+async def test_a_decision_that_does_not_fit_is_refused(client: httpx.AsyncClient, how: dict[str, bool]) -> None:
+    paused = await run(client, "refund it", session_id="ada-1")
+    path, id = f"/sessions/ada-1/runs/{paused['run_id']}", paused["requirements"][0]["id"]
+    wrong = {"decisions": [{"requirement": id, "outcome": "supply", "value": 1}]} | how
+    is_problem(await client.post(f"{path}/decisions", json=wrong), 422)
+    assert (await get(client, path))["status"] == "paused"
+
+
+@asynccontextmanager
+async def busy(app: FastAPI, client: httpx.AsyncClient) -> AsyncGenerator[dict[str, Any]]:
+    """What asks for a stream on a session that another run holds meanwhile."""
+    let = threading.Event()
+    with ModelServer(lambda request: Answer(text="Here.", hold=let)) as held:
+        app.state.serving.runtime.register(Agent(OpenAIChat(id="gpt-5.2", base_url=held.base_url, api_key="none"), name="slow"))
+        asked = {"message": "hello", "session_id": "ada-1"}
+        first = asyncio.create_task(client.post("/run", json=asked | {"agent": "slow"}))
+        await until(lambda: len(held.requests) == 1)
+        yield asked | {"agent": "desk", "stream": True}
+        let.set()
+        await first
+
+
+async def test_a_stream_that_is_refused_is_a_problem_or_ends_with_one(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with busy(app, client) as asked:
+        refused = await client.post("/run", json=asked | {"wait": 0})
+        is_problem(refused, 409)
+        assert refused.headers["retry-after"] == "1"
+        monkeypatch.setattr(going, "_SOON", 0.05)
+        (late,) = [it async for it in events(await client.post("/run", json=asked | {"wait": 0.3}))]
+        assert (late.name, late["status"]) == ("problem", 409)
+    assert "a run failed" not in caplog.text
+
+
+async def test_a_stream_that_waits_for_its_turn_is_told_that_the_server_stops(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with busy(app, client) as asked:
+        early = asyncio.create_task(client.post("/run", json=asked | {"run_id": "early"}))
+        await until(lambda: len(app.state.serving.going) == 2)
+        monkeypatch.setattr(going, "_SOON", 0.0)
+        late = asyncio.create_task(client.post("/run", json=asked | {"run_id": "late"}))
+        await until(lambda: len(app.state.serving.going) == 3)
+        await app.state.serving.going.stop(0)
+        assert is_problem(await early, 503)["run_id"] == "early"
+        assert [(it.name, it["status"], it["run_id"]) async for it in events(await late)] == [("problem", 503, "late")]
 
 
 # --- attachments -----------------------------------------------------------------------------------------------------

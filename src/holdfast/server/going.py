@@ -15,15 +15,19 @@ from .. import Agent, Fenced, HoldfastError, Message, RunInfo, SessionBusy, Sess
 from ..agents import RunEnded, RunOutput, RunStream
 from ..entries import CANCELLED, COMPLETED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from .metrics import Metrics
-from .problems import Problem
+from .problems import Problem, problem_of, provider_failed
 from .queue import RunQueue, Waiting
-from .streams import followed, sent
+from .streams import failed, followed, sent
 
 log = logging.getLogger("holdfast.server")
 _IN_LINE = 3600.0
 """Seconds that a run in the background waits for others of its session."""
 _GOES_ON = 0.25
 """Seconds between two looks at a run that is to go on in another worker."""
+_SOON = 2.0
+"""Seconds for which the head of a streamed answer waits for the first event: less than clients wait for a head."""
+_Piece = ServerSentEvent | Exception | None
+"""What a run's driver tells its reader: an event, at the end what it failed with, or None."""
 
 
 class Under(NamedTuple):
@@ -116,11 +120,22 @@ class Going:
         stream = run.agent.continue_run(run.run_id, **whose, stream=True, detached=True, wait=wait, lease=self._lease)
         self.keep(asyncio.create_task(self._listed(stream, run)), run, stream)
 
-    def told(self, stream: RunStream, run: Under) -> AsyncIterator[ServerSentEvent]:
-        """Drive a run to its end, and what it tells, for one reader, who may go away."""
-        queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
+    async def told(self, stream: RunStream, run: Under, *, again: bool = False) -> AsyncIterator[ServerSentEvent]:
+        """Drive a run to its end, and what it tells, for one reader, who may go away. `again`: the same call may have begun it before.
+
+        What keeps it from its beginning is raised where that shows soon; later it is told as a `problem`.
+        """
+        queue: asyncio.Queue[_Piece] = asyncio.Queue()
         self.keep(asyncio.create_task(self._drive(stream, run, queue.put_nowait)), run, stream)
-        return self._read(queue, run)
+        first = asyncio.create_task(self._first(queue, run, again=again))
+        try:
+            await asyncio.wait({first}, timeout=_SOON)
+        except asyncio.CancelledError:
+            first.cancel()
+            raise
+        if first.done() and isinstance(problem := first.result(), Problem):
+            raise problem
+        return self._read(first, queue, run)
 
     async def answered(self, running: Coroutine[Any, Any, RunOutput], run: Under) -> RunOutput:
         """What a run gives, for one who waits; 503 where it is handed over meanwhile."""
@@ -142,23 +157,29 @@ class Going:
         self._tasks[task] = _Driven(run, stream)
         task.add_done_callback(lambda it: self._tasks.pop(it, None))
 
-    async def _drive(self, stream: RunStream, run: Under, tell: Callable[[ServerSentEvent | None], object]) -> bool:
+    async def _drive(self, stream: RunStream, run: Under, tell: Callable[[_Piece], object] | None = None) -> bool:
         """Whether it came to its end, which may be an error."""
-        ended = False
+        tell, asked = tell or _nobody, tell is not None
+        begun = ended = False
+        failure: Exception | None = None
         try:
             async for event in stream:
+                begun = True
                 tell(sent(event))
                 if isinstance(event, RunEnded):
                     self._metrics.ended(event.output)
                     ended = True
         except Exception as error:  # it is recorded with the run; whoever follows is told of its end
-            ended = not isinstance(error, HoldfastError)
-            self._failed(run, error)
+            failure, ours = error, isinstance(error, HoldfastError)
+            ended = not ours
+            if begun or not (asked and ours):  # what was refused before it began is for whoever asked
+                self.failed(run, error)
         finally:
-            tell(None)
+            tell(failure)
         return ended
 
-    def _failed(self, run: Under, error: Exception) -> None:
+    def failed(self, run: Under, error: Exception) -> None:
+        """Count and note a run that failed, unless it goes on elsewhere."""
         if run.place in self._handed:
             return
         if isinstance(error, SessionBusy | Fenced):
@@ -169,7 +190,7 @@ class Going:
 
     async def _listed(self, stream: RunStream, run: Under) -> None:
         """Drive a run that is on the list; it goes off when it has ended."""
-        if await self._drive(stream, run, _nobody):
+        if await self._drive(stream, run):
             with suppress(HoldfastError):  # whoever looks at the list finds it ended
                 await self._queue.remove(run.tenant, self._waiting(run))
 
@@ -200,18 +221,37 @@ class Going:
             if self.full:
                 return False
             begun, stream = True, begin()
-            self.keep(asyncio.create_task(self._drive(stream, run, _nobody)), run, stream)
+            self.keep(asyncio.create_task(self._drive(stream, run)), run, stream)
             return True
 
         return _lasting(run, after, goes_on)
 
-    async def _read(self, queue: asyncio.Queue[ServerSentEvent | None], run: Under) -> AsyncIterator[ServerSentEvent]:
-        seen = 0
-        while (event := await queue.get()) is not None:
+    async def _first(self, queue: asyncio.Queue[_Piece], run: Under, *, again: bool) -> ServerSentEvent | Problem | None:
+        """The first event of a run, or what kept it from its beginning; None where somebody else goes on with it."""
+        first = await queue.get()
+        if isinstance(first, ServerSentEvent):
+            return first
+        if self.stopping and (first is None or isinstance(first, Fenced)):
+            return _handed_over(run)
+        if again and isinstance(first, SessionBusy) and (found := await run.now()) is not None and found.status == RUNNING:
+            return None
+        if first is None or isinstance(first, HoldfastError):
+            return first and problem_of(first)
+        return provider_failed(first, run_id=run.run_id, session_id=run.session_id)
+
+    async def _read(
+        self, first: Awaitable[ServerSentEvent | Problem | None], queue: asyncio.Queue[_Piece], run: Under
+    ) -> AsyncIterator[ServerSentEvent]:
+        seen, event = 0, await first
+        if isinstance(event, Problem):  # the head of the answer has gone out: what is left is an event
+            yield failed(event)
+            return
+        while isinstance(event, ServerSentEvent):
             seen = int(event.id or 0)
             yield event
             if event.event == "run_ended":
                 return
+            event = await queue.get()
         async for event in self.lasting(run, seen):  # it failed, or goes on elsewhere: that is in the log
             yield event
 
@@ -274,7 +314,7 @@ class Going:
 _SETTLED = (RUNNING, PAUSED, COMPLETED, CANCELLED)
 
 
-def _nobody(event: ServerSentEvent | None) -> None:
+def _nobody(piece: _Piece) -> None:
     """Who reads a run in the background."""
 
 

@@ -109,7 +109,6 @@ _ABOUT_STORE = {
 
 def provider_failed(error: Exception, *, run_id: str, session_id: str) -> Problem:
     """A run that failed with something that is not ours: its model's provider, or the agent's own code."""
-    log.error("a run failed: run_id=%s session_id=%s error=%s", run_id, session_id, type(error).__name__, exc_info=error)
     told = "the agent's run failed; it is stored, and the same run_id goes on from there"
     return Problem(502, told, run_id=run_id, session_id=session_id, error=type(error).__name__)
 

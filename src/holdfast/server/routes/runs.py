@@ -98,7 +98,7 @@ async def _told(
     """What a run tells: from its beginning or, of one that was begun by the same call before, from where the client has got to."""
     found = await under.now() if again else None
     if found is None or found.status in (ERROR, CANCELLED):
-        return here.going.told(begin(), under)
+        return await here.going.told(begin(), under, again=again)
     return here.going.joined(begin, under, last_seen(request))
 
 
@@ -109,7 +109,7 @@ async def _answered(here: Serving, running: Any, under: Under) -> RunTold:
     except (HoldfastError, Problem):
         raise
     except Exception as error:  # the model's client, or the agent's own code
-        here.metrics.failed(under.agent.name)
+        here.going.failed(under, error)
         raise provider_failed(error, run_id=under.run_id, session_id=under.session_id) from error
     here.metrics.ended(output)
     return RunTold.of(output)
@@ -179,7 +179,7 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
     if given.stream or given.background:
         going = agent.continue_run(run_id, made, **options, stream=True, detached=True)
         if given.stream:
-            return stream(here.going.told(going, under))
+            return stream(await here.going.told(going, under))
         await here.going.decided(going, under)
         return _begun(response, under, RUNNING)
     return await _answered(here, agent.continue_run(run_id, made, **options), under)
