@@ -15,6 +15,7 @@ from holdfast import InvalidValue
 from holdfast.cli.app import app
 from holdfast.runtime.settings import Found, Settings, known, read, shown
 
+HUSH = "s3cr3t-w0rd"
 PAGE = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
 
 
@@ -98,7 +99,8 @@ def test_a_file_that_says_nothing(file: str) -> None:
 
 # --- kinds of values -------------------------------------------------------------------------------------------------
 
-KEYS = '[{"hash": "h1", "user": "ada"}, {"hash": "h2", "role": "admin"}]'
+H1, H2 = [f"sha256:{it * 64}" for it in "12"]
+KEYS = f'[{{"hash": "{H1}", "user": "ada"}}, {{"hash": "{H2}", "role": "admin"}}]'
 
 
 def test_lists_and_what_is_nested() -> None:
@@ -113,7 +115,9 @@ def test_lists_and_what_is_nested() -> None:
     filed = given(
         "agents: [desk:agent, 'team.py:team']\n"
         "server:\n  cors: [https://a.example, https://b.example]\n  inbox: no\n  limits: {rate: 2.5}\n"
-        "  auth:\n    keys:\n      - {hash: h1, user: ada}\n      - {hash: h2, role: admin}\n    jwt: {algorithms: [RS256]}\n"
+        "  auth:\n    keys:\n      - {hash: '1', user: ada}\n      - {hash: '2', role: admin}\n    jwt: {algorithms: [RS256]}\n".replace(
+            "'1'", f"'{H1}'"
+        ).replace("'2'", f"'{H2}'")
     ).settings
     assert ours == filed
     assert (ours.agents, ours.server.auth.keys[1].role) == (["desk:agent", "team.py:team"], "admin")
@@ -184,9 +188,43 @@ def test_what_makes_no_sense_is_refused_by_name(file: str | None, environment: d
         given(file, **environment)
 
 
-# --- what is secret --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("SERVER__PORT", "99999", "Expected `int` <= 65535"),
+        ("SERVER__PORT", "-1", "Expected `int` >= 0"),
+        ("SERVER__WORKERS", "0", "Expected `int` >= 1"),
+        ("SERVER__GRACE", "-3", "Expected `float` >= 0"),
+        ("SERVER__GRACE", "nan", "Expected `float`"),
+        ("SERVER__LEASE", "0", "Expected `float` >= 1"),
+        ("SERVER__LIMITS__BODY", "0", "Expected `int` >= 1"),
+        ("SERVER__LIMITS__RUNS", "0", "Expected `int` >= 1"),
+        ("SERVER__CORS", "nonsense", "is no origin: write https://app.example"),
+        ("SERVER__CORS", "https://app.example/", "is no origin"),
+        ("SESSION__CACHE__SIZE", "-1", "Expected `int` >= 0"),
+        ("SESSION__TTL", "-1", "Expected `float` >= 0"),
+        ("SESSION__REDIS__TTL", "-1", "Expected `float` >= 0"),
+        ("SESSION__TENANT", "", "tenant is empty"),
+        ("SESSION__URL", "foo://x", "it must begin with one of"),
+        ("SESSION__URL", f"redis://:{HUSH}@h?nonsense=1", "nonsense"),
+        ("SERVER__AUTH__KEYS", '[{"hash": "x", "role": "admin"}]', "`holdfast keys new` prints one"),
+        ("SERVER__AUTH__JWT__JWKS_URL", "https://id.example/keys", "name the audience"),
+        ("AGENTS", "nope.py", "there is no such file"),
+        ("AGENTS", "nope:agent", "there is no module 'nope' here"),
+    ],
+)
+def test_config_check_names_what_could_not_be_served(monkeypatch: pytest.MonkeyPatch, name: str, value: str, fix: str) -> None:
+    monkeypatch.setenv(f"HOLDFAST_{name}", value)
+    told = CliRunner().invoke(app, ["config", "check", "--json"])
+    assert told.exit_code == 2
+    error = json.loads(told.stderr)["message"] if "message" in told.stderr else told.stderr
+    assert fix in error
+    assert name.lower().replace("__", ".").rpartition(".")[0] in error
+    assert "\n" not in error.strip()
+    assert HUSH not in error
 
-HUSH = "s3cr3t-w0rd"
+
+# --- what is secret --------------------------------------------------------------------------------------------------
 
 
 def test_what_is_secret_is_shown_as_stars() -> None:
@@ -195,10 +233,11 @@ def test_what_is_secret_is_shown_as_stars() -> None:
         HOLDFAST_SESSION__REDIS__URL=f"redis://user:{HUSH}@host/0",
         HOLDFAST_SESSION__POSTGRES__URL=f"postgresql://host/d?user=u&password={HUSH}",
         HOLDFAST_SESSION__URL=f"redis://:{HUSH}@host",
-        HOLDFAST_SERVER__AUTH__KEYS=json.dumps([{"hash": HUSH}]),
+        HOLDFAST_SERVER__AUTH__KEYS=json.dumps([{"hash": H1, "role": "admin"}]),
     )
     told = msgspec.json.encode(dict(shown(found.settings))).decode()
     assert HUSH not in told
+    assert H1 not in told
     assert "redis://user:********@host/0" in told
     assert HUSH not in repr(found.settings.session.redis.password)
     assert HUSH in found.settings.session.place()
@@ -212,8 +251,9 @@ def test_what_is_secret_is_shown_as_stars() -> None:
         f'session: {{redis: {{password: "{HUSH}}}\n',
         f"server: {{auth: {{keys: [{{hash: [{HUSH}]}}]}}}}\n",
         f"session: {{ttl: 'redis://u:{HUSH}@h'}}\n",
+        f"server: {{auth: {{keys: [{{hash: {HUSH}}}]}}}}\n",
     ],
-    ids=["kind", "tab", "open", "key", "url"],
+    ids=["kind", "tab", "open", "key", "url", "hash"],
 )
 def test_no_error_tells_a_secret(file: str) -> None:
     with pytest.raises(InvalidValue) as error:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from ..runtime.settings import Found, known, read, shown
+from .. import Store, UsageError
+from ..runtime.checks import check_jwt
+from ..runtime.loading import check_there
+from ..runtime.settings import Found, Jwt, known, read, shown
 from . import output
 from .command import Terminal, command, group
 
@@ -33,8 +38,31 @@ async def show(terminal: Terminal, *, config: File = None) -> None:
 async def check(terminal: Terminal, *, config: File = None) -> None:
     """Check the settings: an error names what is unknown or makes no sense, and where it was set."""
     found = read(os.environ, file=config)
+    _check_whole(found)
     place = dict(shown(found.settings))["session.url"] or found.settings.session.type
     terminal.answer({"set": found.sources, "store": place}, f"{len(found.sources)} of {len(known())} settings are set; sessions in {place}")
+
+
+def _check_whole(found: Found) -> None:
+    """What can be told only of several settings together, or of what is there: `UsageError`."""
+    if (jwt := found.settings.server.auth.jwt) != Jwt():
+        check_jwt(jwt)
+    session = found.settings.session
+    with _of(found, "session.url" if session.url else f"session.{session.type}"):
+        Store.open(session.place())  # connects to nothing
+    for target in found.settings.agents:
+        with _of(found, "agents"):
+            check_there(target)
+
+
+@contextmanager
+def _of(found: Found, name: str) -> Generator[None]:
+    """Say of an error which setting it is about, and where that was set."""
+    try:
+        yield
+    except UsageError as error:
+        source = next((source for it, source in found.sources.items() if it.startswith(name)), DEFAULT)
+        raise UsageError(f"{source}: {name}: {error}") from None
 
 
 def rows_of(found: Found) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from .frameworks import adapted
 if TYPE_CHECKING:
     from .. import Agent
 
+_NO_MODULE = "there is no module {!r} here: name one, or a file such as desk.py:agent"
 _CHAT, _RESPONSES = "openai-chat:", ("openai:", "openai-responses:")
 
 
@@ -43,11 +44,18 @@ def _elsewhere(model: str, base_url: str) -> Any:
 # --- by its place ----------------------------------------------------------------------------------------------------
 
 
+def check_there(target: str) -> None:
+    """`UsageError` where there is no such file or module; nothing of it is executed."""
+    place, _ = _parted(target)
+    _on_path(place)
+    name = place.partition(".")[0]
+    if not place.endswith(".py") and (not name or find_spec(name) is None):
+        raise UsageError(_NO_MODULE.format(place))
+
+
 def found(target: str, name: str | None = None) -> Agent:
     """The agent at `MODULE:OBJECT` or `path/to/file.py:object`; without an object, the module's only one, or the one called `name`."""
-    place, colon, path = target.rpartition(":")
-    if not colon or path.endswith(".py"):
-        place, path = target, ""
+    place, path = _parted(target)
     module = _module(place)
     if path:
         return _at(module, path, place)
@@ -56,14 +64,20 @@ def found(target: str, name: str | None = None) -> Agent:
 
 def all_at(target: str) -> dict[str, Agent]:
     """The agent at `MODULE:OBJECT`, or all of a module, under their names: their own, or else the variable's."""
-    _, colon, path = target.rpartition(":")
-    if colon and not path.endswith(".py"):
+    place, path = _parted(target)
+    if path:
         agent = found(target)
         return {agent.name or path.rpartition(".")[2]: agent}
-    agents = agents_in(vars(_module(target)))
+    agents = agents_in(vars(_module(place)))
     if not agents:
         raise UsageError(_those(agents, target))
     return {agent.name or name: agent for name, agent in agents.items()}
+
+
+def _parted(target: str) -> tuple[str, str]:
+    """A module's or file's place, and the path of the object in it."""
+    place, colon, path = target.rpartition(":")
+    return (target, "") if not colon or path.endswith(".py") else (place, path)
 
 
 def _at(module: ModuleType, path: str, place: str) -> Agent:
@@ -112,15 +126,20 @@ def _agent(it: Any) -> Agent | None:
 
 
 def _module(place: str) -> ModuleType:
+    _on_path(place)
+    with _explained(place):
+        return _loaded(Path(place)) if place.endswith(".py") else import_module(place)
+
+
+def _on_path(place: str) -> None:
+    """Have Python find what is beside a file, or in the current folder: as when it is started there."""
     path = Path(place)
     is_file = place.endswith(".py")
     if is_file and not path.is_file():
         raise UsageError(f"{place}: there is no such file")
     folder = str((path.parent if is_file else Path()).resolve())
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # as when Python is started there
-    with _explained(place):
-        return _loaded(path) if is_file else import_module(place)
+        sys.path.insert(0, folder)
 
 
 def _loaded(path: Path) -> ModuleType:
@@ -141,6 +160,6 @@ def _explained(place: str) -> Generator[None]:
         raise
     except Exception as error:  # the module is the caller's code
         if isinstance(error, ModuleNotFoundError) and error.name and f"{place}.".startswith(f"{error.name}."):
-            raise UsageError(f"there is no module {place!r} here: name one, or a file such as desk.py:agent") from None
+            raise UsageError(_NO_MODULE.format(place)) from None
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(f"{place} can't be imported: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})") from error

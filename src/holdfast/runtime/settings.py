@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from .. import InvalidValue, MissingExtra
+from .. import InvalidValue, MissingExtra, UsageError
+from .checks import CHECKS
 
 OURS, THEIRS = "HOLDFAST_", "AK_"
 FILE = "config.yaml"
@@ -25,6 +26,8 @@ _AK_NAMES = (
     *("session__type", "session__redis__url", "session__redis__password", "session__redis__ttl", "session__redis__prefix"),
     *("session__dynamodb__table_name", "session__dynamodb__ttl", "session__cache__size"),
 )
+Seconds = Annotated[float, msgspec.Meta(ge=0, lt=1e11)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Type = Literal["in_memory", "sqlite", "redis", "postgres", "dynamodb"]
 
 
@@ -50,7 +53,7 @@ class Redis(Part, frozen=True):
 
     url: str = "redis://localhost:6379"
     password: Secret | None = None
-    ttl: float | None = None
+    ttl: Seconds | None = None
     prefix: str | None = None
     cluster: bool = False
 
@@ -58,12 +61,12 @@ class Redis(Part, frozen=True):
 class Postgres(Part, frozen=True):
     url: str = "postgresql://localhost/holdfast"
     password: Secret | None = None
-    ttl: float | None = None
+    ttl: Seconds | None = None
 
 
 class DynamoDB(Part, frozen=True):
     table_name: str = "holdfast-sessions"
-    ttl: float | None = None
+    ttl: Seconds | None = None
     region: str | None = None
     endpoint: str | None = None
 
@@ -71,7 +74,7 @@ class DynamoDB(Part, frozen=True):
 class Cache(Part, frozen=True):
     """`size`: how many sessions are kept in memory, 0 for none."""
 
-    size: int = 0
+    size: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class SessionSettings(Part, frozen=True):
@@ -82,7 +85,7 @@ class SessionSettings(Part, frozen=True):
 
     type: Type = "sqlite"
     url: str | None = None
-    ttl: float | None = None
+    ttl: Seconds | None = None
     tenant: str = "default"
     state_history: bool = True
     sqlite: Sqlite = Sqlite()
@@ -145,11 +148,11 @@ class Limits(Part, frozen=True):
     """`body`: bytes of a request at most. `rate`: requests a second of one caller in the long run (0: any), `burst`: at once. `runs` and
     `streams`: at once, in one worker."""
 
-    body: int = 8 * 1024 * 1024
-    rate: float = 50.0
-    burst: int = 100
-    runs: int = 256
-    streams: int = 2000
+    body: Count = 8 * 1024 * 1024
+    rate: Annotated[float, msgspec.Meta(ge=0)] = 50.0
+    burst: Count = 100
+    runs: Count = 256
+    streams: Count = 2000
 
 
 class ServerSettings(Part, frozen=True):
@@ -157,10 +160,10 @@ class ServerSettings(Part, frozen=True):
     which a worker's runs are gone on with elsewhere. `cors`: origins that may call."""
 
     host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
-    grace: float = 20.0
-    lease: float = 15.0
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    grace: Seconds = 20.0
+    lease: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 15.0
     cors: list[str] = []
     inbox: bool = True
     auth: Auth = Auth()
@@ -299,7 +302,9 @@ def _converted(given: Mapping[str, tuple[Any, str]]) -> Settings:
         kind = known()[name]
         try:
             checked = msgspec.convert(value, kind, strict=False, dec_hook=_secret)
-        except msgspec.ValidationError as error:
+            if checked is not None and name in CHECKS:
+                CHECKS[name](checked)
+        except (msgspec.ValidationError, UsageError) as error:
             raise InvalidValue(f"{source}: {name} = {_told(name, kind, value):.120}: {error}") from None
         *above, last = name.split(".")
         branch = tree
@@ -329,7 +334,7 @@ def _fields(kind: Any, above: str) -> Iterator[tuple[str, Any]]:
 
 
 def _fields_of(kind: Any) -> dict[str, Any]:
-    return {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__struct_fields__}
+    return {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in kind.__struct_fields__}
 
 
 def _is_part(hint: Any) -> bool:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import jwt
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
-from .. import InvalidId, InvalidValue
+from .. import InvalidId
 from ..ids import check_id
+from ..runtime.checks import check_jwt
 from ..runtime.settings import Jwt
 from .callers import Caller, challenge
 from .problems import Problem
 
-ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
-"""Those with a public key. With a shared secret (HS...) whoever can check a token can make one; with `none`, everybody can."""
 LEEWAY = 30
 """Seconds that two clocks may differ."""
 _TIMEOUT, _REST = 5.0, 5.0
@@ -46,7 +43,7 @@ class Tokens:
     """The tokens of one provider. `tenant`: of all, unless a claim says it. `InvalidValue` names a setting that makes no sense."""
 
     def __init__(self, settings: Jwt, tenant: str) -> None:
-        check(settings)
+        check_jwt(settings)
         self._settings = settings
         self._tenant = tenant
         self._keys = _KeySet(str(settings.jwks_url), timeout=_TIMEOUT)
@@ -70,28 +67,6 @@ class Tokens:
             raise Problem(503, "tokens can't be checked at the moment: try again", headers={"retry-after": "5"}) from error
         except (jwt.PyJWTError, ValueError, KeyError) as error:
             raise challenge() from error
-
-
-def check(settings: Jwt) -> None:
-    """`InvalidValue` for settings under which strangers' tokens would be taken."""
-    if not settings.jwks_url:
-        raise InvalidValue("server.auth.jwt names no jwks_url: no token could be checked")
-    if wrong := [it for it in settings.algorithms if it not in ALGORITHMS]:
-        raise InvalidValue(f"server.auth.jwt.algorithms: {wrong[0]!r} is none of {', '.join(sorted(ALGORITHMS))}")
-    if not settings.algorithms:
-        raise InvalidValue("server.auth.jwt.algorithms is empty: no token could be checked")
-    if settings.audience is None and settings.issuer is None:
-        raise InvalidValue("server.auth.jwt: name the audience (or at least the issuer), or tokens made for others are taken too")
-    url = urlsplit(settings.jwks_url)
-    if not (url.scheme == "https" or (url.scheme == "http" and _local(url.hostname))):
-        raise InvalidValue("server.auth.jwt.jwks_url: it begins with https://, or whoever is on the way could give keys")
-
-
-def _local(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _caller(claims: Mapping[str, Any], settings: Jwt, tenant: str) -> Caller:
