@@ -399,6 +399,18 @@ async def test_a_wrong_request_is_a_problem(client: httpx.AsyncClient, method: s
     is_problem(await client.request(method, path, content=body, headers=headers), status)
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain; charset=utf-8"], ids=str)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/run"), ("PUT", "/sessions/ada-1/state/k")], ids=["run", "state"])
+async def test_a_body_that_is_not_said_to_be_json_is_refused(client: httpx.AsyncClient, method: str, path: str, kind: str | None) -> None:
+    await run(client, "hello", session_id="ada-1")
+    headers = {} if kind is None else {"content-type": kind}
+    refused = await client.request(method, path, content=b'{"message": "hello"}', headers=headers)
+    assert "content-type: application/json" in is_problem(refused, 415)["detail"]
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    assert (await client.request(method, path, content=b'{"message": "hello"}', headers=headers)).is_success
+    assert (await client.post("/sessions/ada-1/clear", content=b"x")).is_success, "there is no body to be read"
+
+
 async def test_nothing_of_a_provider_that_failed_is_told(caplog: pytest.LogCaptureFixture) -> None:
     secret = "sk-live-0123456789"
     with ModelServer(

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -54,6 +54,7 @@ def create_app(runtime: Runtime, settings: ServerSettings | None = None) -> Fast
         generate_unique_id_function=operation_id,
         docs_url=None,  # their pages would have scripts of another website
         redoc_url=None,
+        dependencies=[Depends(_json)],
     )
     app.state.serving = serving
     describe(app)
@@ -89,6 +90,16 @@ _CORS: dict[str, Any] = {
     "expose_headers": ["Retry-After", "WWW-Authenticate", "Content-Disposition"],
     "allow_credentials": False,  # a caller shows a key or a token by itself: no browser has to add anything
 }
+
+
+async def _json(request: Request) -> None:
+    """415 for a body that does not say it is JSON: it would be taken for text."""
+    given = request.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    fits = kind.startswith("application/") and kind.endswith(("/json", "+json"))
+    if not fits and getattr(request.scope.get("route"), "body_field", None) is not None and await request.body():
+        how = f"as {given:.80}" if given else "without a content-type"
+        raise Problem(415, f"the body is sent {how}: send JSON, with the header `content-type: application/json`")
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

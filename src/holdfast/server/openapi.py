@@ -43,13 +43,14 @@ _ABOUT = {
     409: "It is there already, another run holds the session, or somebody else was first.",
     410: "The session was cleared, deleted or has expired meanwhile.",
     413: "The request, or what is to be stored, is too large.",
+    415: "The body is not sent as `application/json`.",
     422: "The request makes no sense: `detail` says what to change.",
     429: "Too many requests.",
     500: "Something went wrong here.",
     502: "The agent's run failed: it is stored under `run_id`.",
     503: "The store is away, or this server has no room at the moment.",
 }
-_EVERY, _WITH_ID, _WITH_BODY, _WRITES = (401, 403, 422, 429, 500, 503), (404, 410), (400, 413), (409,)
+_EVERY, _WITH_ID, _WITH_BODY, _WRITES = (401, 403, 422, 429, 500, 503), (404, 410), (400, 413, 415), (409,)
 _OPEN = ("health", "ready")
 """Operations that ask nobody who they are and nothing of a request."""
 _RUNS = ("run_agent", "decide")
