@@ -90,6 +90,34 @@ async def test_one_key_for_two_inputs_is_refused(client: httpx.AsyncClient, mode
     assert len(model.requests) == 1
 
 
+@pytest.mark.parametrize("how", [{}, {"stream": True}, {"background": True}], ids=["plain", "stream", "background"])
+async def test_one_key_for_two_agents_is_refused_and_so_are_two_names(
+    app: FastAPI, client: httpx.AsyncClient, model: ModelServer, how: dict[str, bool]
+) -> None:
+    app.state.serving.runtime.register(Agent(OpenAIChat(id="gpt-5.2", base_url=model.base_url, api_key="none"), name="clerk"))
+    await run(client, "hello", agent="desk", key="k1")
+    headers = {"idempotency-key": "k1"}
+    response = await client.post("/run", json={"message": "hello", "agent": "clerk"} | how, headers=headers)
+    assert "another agent" in is_problem(response, 422)["detail"]
+    response = await client.post("/run", json={"message": "hello", "agent": "desk", "run_id": "k2"} | how, headers=headers)
+    assert "Idempotency-Key" in is_problem(response, 422)["detail"]
+    again = {"message": "hello", "agent": "desk", "run_id": "k1"} | how
+    assert (await client.post("/run", json=again, headers=headers)).is_success
+
+
+async def test_a_repeated_run_whose_conversation_was_handed_over_is_the_same(app: FastAPI, client: httpx.AsyncClient) -> None:
+    answers = iter([call("hand_over", agent="money"), "It is on its way.", "Tomorrow."])
+    with ModelServer(lambda request: next(answers)) as other:
+        model = OpenAIChat(id="gpt-5.2", base_url=other.base_url, api_key="none")
+        app.state.serving.runtime.register(Team(model, members=[Agent(model, name="money")], mode="handoff"), "front")
+        for key, said in (("k1", "my money"), ("k2", "and when?")):
+            first = await run(client, said, agent="front", key=key, session_id="ada-1")
+            assert first["agent"] == "money"
+            assert await run(client, said, agent="front", key=key, session_id="ada-1") == first
+            other_agent = {"message": said, "agent": "desk", "run_id": key, "session_id": "ada-1"}
+            assert "another agent" in is_problem(await client.post("/run", json=other_agent), 422)["detail"]
+
+
 async def test_a_run_that_failed_goes_on_when_it_is_repeated(model: ModelServer) -> None:
     answers = iter([Answer(status=400), Answer(text="Here I am.")])
     with ModelServer(lambda request: next(answers)) as other:

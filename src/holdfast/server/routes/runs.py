@@ -14,9 +14,9 @@ from starlette.requests import Request
 
 from ... import Agent, HoldfastError, SessionGone, SessionNotFound
 from ...agents import RunOutput, RunStream
-from ...agents.before import input_of
+from ...agents.before import check_same
 from ...agents.following import output_of
-from ...entries import CANCELLED, ERROR, MESSAGE, RUNNING
+from ...entries import CANCELLED, COMPLETED, ERROR, RUN, RUNNING
 from ...ids import new_id, new_session_id
 from ...requirements import Needs, told
 from ..callers import Caller, Whoever
@@ -45,6 +45,8 @@ async def run_agent(
     caller = caller.becoming(asked.user_id)
     agent = here.agent(caller, asked.agent)
     run_id = asked.run_id or idempotency_key or new_id()
+    if idempotency_key not in (None, run_id):
+        raise Problem(422, "the Idempotency-Key and run_id name two runs: give one of them, or the same in both")
     session_id = asked.session_id or agent.session_id or _session_for(caller, idempotency_key)
     under = Under(agent, run_id, session_id, await here.owner(caller, asked.session_id))
     options: dict[str, Any] = {"session_id": session_id, "user_id": under.user_id, "run_id": run_id, "wait": asked.wait}
@@ -52,7 +54,7 @@ async def run_agent(
     here.going.check()
     notice(agent.store, session_id)
     again = asked.run_id is not None or idempotency_key is not None
-    if again and (asked.stream or asked.background):
+    if again:
         await _check_same(asked, under)
     if asked.stream:
         here.streams.check()
@@ -67,14 +69,16 @@ async def run_agent(
 
 
 async def _check_same(asked: RunRequest, under: Under) -> None:
-    """422 where the run was begun before with another input: there is no error to tell of it once a stream has begun."""
+    """422 where the run was begun before by another agent or with another input; what was rewound was not begun."""
     with suppress(SessionNotFound, SessionGone):
         session = under.agent.store.handle(under.session_id, user_id=under.user_id)
         found, log = await session.run_log(under.run_id)
-        stored = [it.message() for it in log if it.kind == MESSAGE]
-        said = input_of(stored, found.window.get("given") if found else None)
-        if said and said != [asked.input()]:
-            raise Problem(422, f"run {under.run_id!r} was begun with another input: use another key for another run")
+        if found is None:
+            return
+        begun = [it for it in log if it.kind == RUN and (found.status == COMPLETED or not it.hidden)]
+        if begun and begun[0].agent != under.agent.name:  # whoever has the conversation later may be another
+            raise Problem(422, f"run {under.run_id!r} was begun by another agent: use another key for another run")
+        check_same(session, found, log, [asked.input()])
 
 
 def _begun(response: Response, run: Under, status: str) -> RunBegun:
