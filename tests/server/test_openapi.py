@@ -87,7 +87,7 @@ def map_body(context: Any, body: Any) -> Any:
     """One run id is for one input. And the desk's model takes images: what else is attached is refused by its client."""
     if isinstance(body, dict):
         given = cast("dict[str, Any]", body)
-        if given.get("run_id") and isinstance(given["run_id"], str):
+        if given.get("run_id") not in (None, "", ".", "..") and isinstance(given["run_id"], str):
             given["run_id"] = f"run-{next(_numbers)}"
         with suppress(TypeError, KeyError):  # made up to be wrong
             for it in given["attachments"]:

@@ -407,6 +407,11 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("POST", "/run", b'{"message": ""}', 422),
         ("POST", "/run", b'{"message": "a", "agent": "nobody"}', 404),
         ("POST", "/run", b'{"message": "a", "session_id": "\\u0000"}', 422),
+        ("POST", "/run", b'{"message": "a", "session_id": "."}', 422),
+        ("POST", "/run", b'{"message": "a", "session_id": ".."}', 422),
+        ("POST", "/run", b'{"message": "a", "run_id": ".."}', 422),
+        ("POST", "/sessions", b'{"session_id": ".."}', 422),
+        ("POST", "/sessions/ada-1/fork", b'{"session_id": "."}', 422),
         ("POST", "/run", DEEP.encode(), 400),
         ("PUT", "/sessions/ada-1/state/k", DEEP.encode(), 400),
         ("PUT", "/sessions/ada-1/state/k", b"NaN", 422),
@@ -458,6 +463,12 @@ async def test_nothing_of_a_provider_that_failed_is_told(caplog: pytest.LogCaptu
             texts = [(await client.get(page)).text for page in pages]
             assert secret not in "".join(texts) + streamed.text
             assert (await get(client, "/sessions?lines=true"))["items"][0]["status"] == "error"
+
+
+async def test_no_id_is_a_step_in_a_url(client: httpx.AsyncClient) -> None:
+    response = await client.post("/run", json={"message": "hello"}, headers={"idempotency-key": ".."})
+    assert "'..' is no id here" in is_problem(response, 422)["detail"]
+    assert (await run(client, "hello", session_id="...", key=".a"))["session_id"] == "..."
 
 
 async def test_every_operation_has_a_name_that_stays(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""Ids in paths may hold slashes: a slash that was written `%2F` belongs to an id, and does not part it."""
+"""Ids in paths may hold slashes: a slash that was written `%2F` belongs to an id, and does not part it. Only `.` and `..` can be no ids."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 NAMED: dict[str, Any] = {"minLength": 1, "maxLength": 1024, "pattern": "^[^\\u0000-\\u001f\\u007f]+$"}
 """What a document says of ids: they are of printable characters, and have at most 1,024 bytes."""
+_STEPS = (".", "..")
+"""Clients take such steps out of a path before they send it, so nobody could ask for what is called so."""
+NO_STEP: dict[str, Any] = {"not": {"enum": list(_STEPS)}}
 _SLASH = "\ue000"
 """Stands for such a slash on the way through the router. No id can hold it: it is no printable character."""
 
@@ -31,6 +34,13 @@ class SlashesInIds:
 
 def _whole(value: str) -> str:
     return value.replace(_SLASH, "/")
+
+
+def no_step(value: str) -> str:
+    """An id that is to be part of a path: it is none of the steps."""
+    if value in _STEPS:
+        raise ValueError(f"{value!r} is no id here: it means a folder in every URL; choose another")
+    return value
 
 
 Whole = Annotated[str, AfterValidator(_whole), Path(json_schema_extra=NAMED)]

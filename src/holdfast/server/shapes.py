@@ -14,9 +14,11 @@ from ..agents import Decision, Event, Requirement, RunEnded, RunOutput
 from ..ids import from_micros
 from ..messages import Blob, Uri, to_otel
 from .lines import Status, status_of
-from .paths import NAMED
+from .paths import NAMED, NO_STEP, no_step
 
 Identifier = Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=NAMED)]
+Addressed = Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=NAMED | NO_STEP), AfterValidator(no_step)]
+"""An id under which something is found in a path."""
 _BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 
 
@@ -99,9 +101,9 @@ class RunRequest(Given):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_SAYS)
     message: str = Field(max_length=4_000_000)
     agent: str | None = Field(None, description="Its name; may be left out where there is only one.")
-    session_id: Identifier | None = None
+    session_id: Addressed | None = None
     user_id: Identifier | None = Field(None, description="For admins: on whose behalf.")
-    run_id: Identifier | None = Field(None, description="Your own, to make the call safe to repeat.")
+    run_id: Addressed | None = Field(None, description="Your own, to make the call safe to repeat.")
     attachments: list[AttachedData | AttachedUrl] = Field([], max_length=20)
     stream: bool = Field(False, description="Answer with server-sent events as they come.")
     background: bool = Field(False, description="Answer at once, with the run's id.")
@@ -132,7 +134,7 @@ class Decisions(Given):
 
 class SessionRequest(Given):
     model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "ada-1", "name": "Late order"}]})
-    session_id: Identifier | None = None
+    session_id: Addressed | None = None
     user_id: Identifier | None = None
     name: str | None = Field(None, max_length=1000)
     metadata: dict[str, Any] = {}
@@ -151,7 +153,7 @@ class SessionPatch(Given):
 
 class ForkRequest(Given):
     model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "ada-2", "at": 12}]})
-    session_id: Identifier | None = None
+    session_id: Addressed | None = None
     at: Seq | None = None
     name: str | None = Field(None, max_length=1000)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import AfterValidator
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 
@@ -22,7 +23,7 @@ from ...requirements import Needs, told
 from ..callers import Caller, Whoever
 from ..changes import notice, noticing
 from ..going import Under
-from ..paths import Whole
+from ..paths import NO_STEP, Whole, no_step
 from ..problems import Problem, not_found, provider_failed
 from ..reads import RunDetailTold
 from ..serving import Here, Serving
@@ -30,14 +31,17 @@ from ..shapes import Decisions, RunBegun, RunInfoTold, RunRequest, RunTold, deci
 from ..streams import last_seen, stream
 
 router = APIRouter(tags=["runs"], dependencies=[Depends(noticing)])
-Idempotency = Annotated[str | None, Header(min_length=1, max_length=255, pattern="^[!-~]+$")]
+Idempotency = Annotated[
+    str | None, Header(min_length=1, max_length=255, pattern="^[!-~]+$", json_schema_extra=NO_STEP), AfterValidator(no_step)
+]
 
 
 @router.post("/run", response_model=RunTold | RunBegun)
 async def run_agent(
     asked: RunRequest, caller: Whoever, here: Here, request: Request, response: Response, idempotency_key: Idempotency = None
 ) -> Any:
-    """Run an agent on a session. With `Idempotency-Key` (or `run_id`) the call is safe to repeat: the same run, never another.
+    """Run an agent on a session. With `Idempotency-Key` (or `run_id`) the call is safe to repeat: the same run, never another. Where both
+    are given they are the same.
 
     With `stream` the answer is server-sent events. A client that loses them says the same again with `Last-Event-ID`, or goes on at
     `/sessions/{session_id}/runs/{run_id}/events`.
