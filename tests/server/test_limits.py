@@ -9,9 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request as Asked
+from urllib.request import urlopen
 
 import pytest
 from fastapi import FastAPI
@@ -19,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.runtime.settings import Limits
+from holdfast.server import limits
 from holdfast.server.limits import Rates
 from holdfast.testing.model_server import Answer, ModelServer, Request
 
@@ -150,8 +154,27 @@ async def test_a_body_at_the_limit_is_not(address: str, how: str) -> None:
         assert (await server.post("/sessions", content=content, headers=headers)).status_code == 201
 
 
-async def test_what_is_sent_beyond_the_limit_is_not_kept(address: str) -> None:
-    """A client that sends without end is answered while it sends: the server does not wait for the end."""
+@pytest.mark.parametrize("how", ["announced", "in-pieces"])
+async def test_a_client_that_reads_when_it_has_sent_everything_is_told_why(address: str, how: str) -> None:
+    whole, headers = 20_000_000, {"content-type": "application/json", **bearing("ada")}
+
+    def sent(url: str) -> tuple[int, str]:
+        body: Any = b" " * whole if how == "announced" else (b" " * (whole // 20) for _ in range(20))
+        try:
+            urlopen(Asked(f"{url}/run", body, headers))  # it reads nothing before all is written
+        except HTTPError as error:
+            return error.code, error.read().decode()
+        raise AssertionError("it was taken")
+
+    async with serving(application(address, limits=Limits(body=1000))) as server:
+        for _ in range(3):
+            status, told = await asyncio.to_thread(sent, str(server.base_url))
+            assert (status, "at most 1000 bytes" in told) == (413, True)
+
+
+async def test_what_is_sent_beyond_the_limit_is_not_kept(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends without end is answered while it sends, and then not read any more: the server does not wait for the end."""
+    monkeypatch.setattr(limits, "_DROPS", 100_000)
     app = application(address, limits=Limits(body=1000))
     async with serving(app) as server:
         reader, writer = await asyncio.open_connection(server.base_url.host, server.base_url.port)
@@ -160,6 +183,12 @@ async def test_what_is_sent_beyond_the_limit_is_not_kept(address: str) -> None:
         writer.write(b"400\r\n" + b" " * 1024 + b"\r\n")
         await writer.drain()
         assert b"413" in await asyncio.wait_for(reader.readline(), 5)
+        with suppress(ConnectionError):
+            async with asyncio.timeout(15):
+                while not reader.at_eof():
+                    writer.write(b"400\r\n" + b" " * 1024 + b"\r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0)
         writer.close()
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .problems import Problem
+from .problems import Problem, problem_of
 
 _KNOWN = 10_000
 """Of so many callers it is known how much they took; of those that were quiet longest it is forgotten first."""
+_DROPS, _DROPS_FOR = 64 * 1024 * 1024, 10.0
+"""Bytes, and seconds, of a body that is too large which are read and dropped behind the answer."""
 
 
 class Rates:
@@ -65,28 +69,54 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif _announced(scope) > self._limit:
-            problem = Problem(413, self._told, headers={"connection": "close"})
-            await problem.response()(scope, receive, send)
+            return
+        body = _Body(receive, send, self._limit)
+        if _announced(scope) > self._limit:
+            await problem_of(body.refuse()).response()(scope, receive, body.send)
         else:
-            await self._app(scope, self._counted(receive), send)
+            await self._app(scope, body.receive, body.send)
 
-    @property
-    def _told(self) -> str:
-        return f"the body of a request has at most {self._limit} bytes here"
 
-    def _counted(self, receive: Receive) -> Receive:
-        seen = 0
+class _Body:
+    """The body of one request, and behind it the answer.
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise HTTPException(413, self._told)  # the one kind that passes the reading of a body unchanged
-            return message
+    Of one that is refused the rest is read and dropped, up to a bound, before the connection ends: a client that still writes then would
+    never read the answer.
+    """
 
-        return counted
+    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+        self._receive, self._send, self._limit = receive, send, limit
+        self._seen, self._more, self._refused = 0, True, False
+
+    def refuse(self) -> HTTPException:
+        """Take no more of it: 413, in the one form that passes the reading of a body unchanged."""
+        self._refused = True
+        return HTTPException(413, f"the body of a request has at most {self._limit} bytes here", headers={"connection": "close"})
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        self._more = message.get("more_body", False)
+        if self._seen > self._limit:
+            raise self.refuse()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if not self._refused or message["type"] != "http.response.body" or message.get("more_body"):
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DROPS_FOR):
+                await self._drop()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _drop(self) -> None:
+        dropped = 0
+        while self._more and dropped < _DROPS:
+            message = await self._receive()
+            dropped += len(message.get("body", b""))
+            self._more = message.get("more_body", False)
 
 
 def _announced(scope: Scope) -> int:
