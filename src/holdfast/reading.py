@@ -11,7 +11,7 @@ from .backend import (
     ReadPlan,
     Window,
 )
-from .entries import INTERRUPTED, PAUSED, Entry
+from .entries import INTERRUPTED, PAUSED, QUEUED, Entry
 from .errors import InvalidValue, UsageError
 from .files import FileInfo
 from .handle import MOST, Handle
@@ -121,7 +121,7 @@ class Readings(Handle):
             page = await self.entries(last=4 * last, before=told[0].seq if told else None, kinds=(kinds.RUN,))
             told = page + told
         found = runs.fold(told, self._seen.claim)[-last:] if last else []
-        if self._seen.hides and any(run.status == INTERRUPTED for run in found):
+        if self._seen.hides and any(run.status in (INTERRUPTED, QUEUED) for run in found):
             found = [await self.get_run(run.id) or run for run in found]
         return found
 

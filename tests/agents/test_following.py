@@ -482,6 +482,15 @@ async def test_a_run_id_is_queued_once_and_with_one_input(chat: Models, store: S
     assert len(chat.requests) == 1
 
 
+async def test_a_queued_run_that_was_rewound_is_not_called_queued(chat: Models, store: Store) -> None:
+    agent = chat.agent(["hello"], store=store)
+    await agent.enqueue("hi", session_id="s", run_id="r")
+    await told(agent.continue_run("r", session_id="s", stream=True))
+    session = await there(agent, "s")
+    await session.rewind(to=2)
+    assert (await texts(session), await statuses(session)) == (["hi"], ["completed"])
+
+
 async def test_a_queued_run_can_be_cancelled(chat: Models, store: Store) -> None:
     agent = chat.agent([], store=store)
     await agent.enqueue("hi", session_id="s", run_id="r")
