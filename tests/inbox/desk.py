@@ -25,6 +25,7 @@ MANY = 2_000
 _takes = 0.0
 HOSTILE = "hostile"
 LONG = "long"
+BROKEN = "broken"
 ATTACKS = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>",
     "[a](javascript:window.hacked=1) [b](data:text/html,<script>window.hacked=1</script>) <javascript:window.hacked=1> [ok](https://example.org/x)",
@@ -155,10 +156,11 @@ def runtime(model: ModelServer, store: str) -> Runtime:
 
 
 async def seed(url: str) -> None:
-    """Many short conversations, a long one, and one that means harm."""
+    """Many short conversations, a long one, one that broke off, and one that means harm."""
     async with Store.open(url, as_admin=True) as store:
         await asyncio.gather(*[_short(store, number) for number in range(MANY)])
         await _long(store)
+        await _broken(store)
         hostile = await store.session(HOSTILE, user_id="<b>mallory</b>")
         await hostile.rename("<img src=x onerror='window.hacked = 1'> \u202egnp.exe")
         await hostile.append(*_hostile())
@@ -174,6 +176,16 @@ async def _long(store: Store) -> None:
     long = await store.session(LONG, user_id="ada")
     await long.rename("A long one")
     await long.append(*[it for number in range(200) for it in (user(f"Question {number}?"), assistant(f"Answer {number}."))])
+
+
+async def _broken(store: Store) -> None:
+    """A run whose process is gone: what was exported while it was under way."""
+    session = await store.session()
+    async with session.run(user("Where did it break?"), agent="desk") as run:
+        await run.append(Message("assistant", (ToolCall("find_order", "c1", {"order_id": "1007"}),)))
+        lines = [line async for line in store.export(session.id)]
+    await store.import_(lines, session_id=BROKEN)
+    await store.delete(session.id)
 
 
 async def _short(store: Store, number: int) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from holdfast.server.hashes import hash_of, new_key
 
 from .browser import Desk, People, launch, running
-from .desk import HOSTILE, LONG, MANY, seed, seed_one
+from .desk import BROKEN, HOSTILE, LONG, MANY, seed, seed_one
 
 NARROW = (390, 780)
 MOST_NODES = 1_500
@@ -274,13 +274,49 @@ def test_going_back_to_a_message_is_seen_by_all(people: People) -> None:
     expect(page.locator(".end")).to_have_count(2)
     other = people.person(here(page))
     expect(other.locator(".turn.user")).to_have_count(2)
-    answered = page.locator(".turn.agent").first
-    answered.hover()
-    answered.get_by_role("button", name="Rewind").click()
-    page.get_by_role("dialog").get_by_role("button", name="Rewind").click()
+    rewind(page, page.locator(".turn.agent").first)
     for it in (page, other):
         expect(it.locator(".turn.user")).to_have_count(1)
         expect(it.get_by_text("The first thing").last).to_be_visible()
+
+
+def test_going_back_leaves_nobody_at_work(people: People) -> None:
+    page = people.person()
+    begin(page, "The first thing")
+    expect(page.locator(".end")).to_have_count(1)
+    say(page, "Where is my order?")
+    expect(page.locator(".end")).to_have_count(2)
+    rewind(page, page.locator(".turn.agent").nth(1))
+    expect(page.locator(".call .state")).to_have_text("no result")
+    expect(page.locator(".end")).to_have_count(1)
+    expect(page.locator(".turn.live")).to_have_count(0)
+    rewind(page, page.locator(".turn.user").last)
+    expect(page.locator(".call")).to_have_count(0)
+    expect(page.locator(".turn.user")).to_have_count(2)
+    expect(page.locator(".turn.live")).to_have_count(0)
+    first = here(page)
+    page.locator(".turn.user").last.hover()
+    page.locator(".turn.user").last.get_by_role("button", name="Fork").click()
+    page.wait_for_url(lambda url: first not in url)
+    expect(page.locator(".turn.user")).to_have_count(2)
+    expect(page.locator(".turn.live")).to_have_count(0)
+    expect(page.locator(".end")).to_have_count(1)
+    say(page, "And on")
+    expect(page.locator(".end")).to_have_count(2)
+    expect(page.locator(".turn.live")).to_have_count(0)
+
+
+def test_a_run_that_nobody_drives_is_not_shown_at_work(people: People) -> None:
+    page = people.person(f"#/s/{BROKEN}")
+    expect(page.locator(".end.interrupted")).to_have_text("broken off: its process ended")
+    expect(page.locator(".call .state")).to_have_text("no result")
+    expect(page.locator(".turn.live")).to_have_count(0)
+
+
+def rewind(page: Page, turn: Locator) -> None:
+    turn.hover()
+    turn.get_by_role("button", name="Rewind").click()
+    page.get_by_role("dialog").get_by_role("button", name="Rewind").click()
 
 
 def test_runs_what_was_sent_state_and_info(people: People) -> None:

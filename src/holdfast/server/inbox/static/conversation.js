@@ -7,8 +7,8 @@ import { askText, confirm, toast } from "./dialogs.js";
 import { clean, el, fill, oneLine, perFrame, settled } from "./dom.js";
 import { title } from "./format.js";
 import { WORDS, statusOf } from "./list.js";
-import { Live } from "./live.js";
-import { Turns, pathOf } from "./turns.js";
+import { Live, newest } from "./live.js";
+import { Turns, pathOf, underWay } from "./turns.js";
 
 const PAGE = 100;
 const NEAR = 120;
@@ -76,9 +76,10 @@ export class Conversation {
   async load() {
     try {
       const [session, entries] = await Promise.all([get(pathOf(this.id)), get(pathOf(this.id, "entries"), { limit: PAGE })]);
+      const ends = await this.ends(session, entries.items);
       if (this.closed) return;
       this.session = session;
-      this.show(entries);
+      this.show(entries, ends);
       this.took(session);
       this.toEnd();
       if (session.waiting) this.look();
@@ -88,11 +89,21 @@ export class Conversation {
     }
   }
 
-  show({ items, more }) {
+  /** How the runs have ended that are under way by these entries, and are not: the end was rewound, not copied with a fork, or never written. */
+  async ends(session, items) {
+    const open = [...newest(items)].filter((it) => underWay(it.data.status) && !this.turns.runs.has(it.run_id));
+    const copied = (it) => session.origin && it.version === 1;
+    const status = async (it) => (copied(it) ? "copied" : (await get(pathOf(this.id, "runs", seg(it.run_id)))).status);
+    const found = await Promise.all(open.map(async (it) => [it.run_id, await status(it)]));
+    return new Map(found.filter(([, it]) => !underWay(it)));
+  }
+
+  show({ items, more }, ends) {
     this.first = items[0]?.seq ?? null;
     this.more = more;
     this.turns.add(items);
-    this.live.takeAll(items);
+    this.turns.over(ends);
+    this.live.takeAll(items, ends);
     if (!items.length) fill(this.older, el("p.begin", "Nothing was said yet."));
     else this.drawOlder();
   }
@@ -113,10 +124,12 @@ export class Conversation {
     this.loading = true;
     try {
       const { items, more } = await get(pathOf(this.id, "entries"), { limit: PAGE, before: this.first });
+      const ends = await this.ends(this.session, items);
       const below = this.log.scrollHeight - this.log.scrollTop;
       this.first = items[0]?.seq ?? this.first;
       this.more = more;
       this.turns.addBefore(items);
+      this.turns.over(ends);
       this.drawOlder();
       this.log.scrollTop = this.log.scrollHeight - below;
     } catch (problem) {

@@ -1,9 +1,7 @@
 // What is not in the log yet: messages on their way to it, and what running runs are saying.
 
 import { clean, el, fill, oneLine, perFrame } from "./dom.js";
-import { said } from "./turns.js";
-
-const OVER = new Set(["completed", "error", "cancelled", "interrupted", "paused"]);
+import { said, underWay } from "./turns.js";
 
 export class Live {
   constructor({ onGrow, onCancel, agent }) {
@@ -47,11 +45,9 @@ export class Live {
 
   // --- runs ---
 
-  /** The log as it was read: what is still under way. */
-  takeAll(entries) {
-    const last = new Map();
-    for (const it of entries) if (it.kind === "run") last.set(it.run_id, it);
-    for (const it of last.values()) this.take(it);
+  /** The log as it was read: what is still under way, but for those that are `over`. */
+  takeAll(entries, over) {
+    for (const it of newest(entries)) if (!over.has(it.run_id)) this.take(it);
   }
 
   /** Whether anybody drives what is under way: a run whose process has ended is taken up by another, or waits for one. */
@@ -63,8 +59,8 @@ export class Live {
     if (entry.kind === "message" && entry.data.role === "user") this.drop(entry.run_id);
     if (entry.kind === "message" && entry.data.role !== "user") this.stored(entry);
     if (entry.kind !== "run") return;
-    if (OVER.has(entry.data.status)) this.end(entry.run_id);
-    else this.begin(entry.run_id, entry.agent, entry.data);
+    if (underWay(entry.data.status)) this.begin(entry.run_id, entry.agent, entry.data);
+    else this.end(entry.run_id);
   }
 
   drop(run) {
@@ -128,3 +124,6 @@ export class Live {
     this.drop(run);
   }
 }
+
+/** The last entry of each run among these. */
+export const newest = (entries) => new Map(entries.filter((it) => it.kind === "run").map((it) => [it.run_id, it])).values();

@@ -18,6 +18,7 @@ export class Turns {
     this.calls = new Map();
     this.orphans = new Map();
     this.seqs = new Set();
+    this.runs = new Map();
     this.speaking = null;
   }
 
@@ -26,10 +27,11 @@ export class Turns {
   }
 
   addBefore(entries) {
-    const speaking = this.speaking;
-    this.speaking = null;
+    const { speaking, runs } = this;
+    Object.assign(this, { speaking: null, runs: new Map() });
     this.box.prepend(...this.nodes(entries));
-    this.speaking = speaking;
+    Object.assign(this, { speaking, runs: new Map([...this.runs, ...runs]) });
+    this.stopCalls();
   }
 
   nodes(entries) {
@@ -74,7 +76,7 @@ export class Turns {
     const asked = el("div.in", el("h4", "Arguments"), long(json(part.arguments ?? {}), pre));
     const node = el("details.call.pending", summary, asked, out);
     const key = `${entry.run_id}/${part.id}`;
-    const made = { node, state, out, at: Date.parse(entry.time) };
+    const made = { node, state, out, run: entry.run_id, at: Date.parse(entry.time) };
     this.calls.set(key, made);
     const orphan = this.orphans.get(key);
     if (orphan) {
@@ -104,7 +106,7 @@ export class Turns {
 
   decision(entry) {
     const { outcome, value } = entry.data;
-    for (const call of this.callsOf(entry.run_id)) call.at = Date.parse(entry.time);
+    for (const call of this.pending()) if (call.run === entry.run_id) call.at = Date.parse(entry.time);
     this.speaking = null;
     const words = { approve: "approved", deny: "denied", answer: "answered", supply: "result supplied", retry: "tried again", cancel: "cancelled" };
     const reason = typeof value === "string" && value ? `: ${oneLine(value)}` : value && outcome === "approve" ? ", with changes" : "";
@@ -115,8 +117,9 @@ export class Turns {
 
   run(entry) {
     const { status, attempt, metrics, error } = entry.data;
-    if (status === "running" || status === "queued") return attempt > 1 && status === "running" ? line(`try ${attempt}`) : [];
-    this.stopCalls(entry.run_id, status);
+    this.runs.set(entry.run_id, status);
+    if (underWay(status)) return attempt > 1 && status === "running" ? line(`try ${attempt}`) : [];
+    this.stopCalls();
     if (status === "paused") return [];
     const used = metrics ?? {};
     const facts = [used.seconds && duration(used.seconds * 1000), used.output_tokens && `${compact(used.input_tokens ?? 0)} → ${compact(used.output_tokens)} tokens`];
@@ -125,18 +128,37 @@ export class Turns {
     return [el(`div.end.${status}`, { role: "note", data: { run: entry.run_id } }, el("b", ENDS[status] ?? status), error && el("span.why", { dir: "auto" }, clean(error)), el("span", about))];
   }
 
-  /** The calls of a run that have no result. */
-  callsOf(run) {
-    return [...this.calls].filter(([key, it]) => key.startsWith(`${run}/`) && it.node.classList.contains("pending")).map(([, it]) => it);
+  /** Runs that are under way by the entries shown, and are not: a Map of their statuses. What was broken off is told behind what it did. */
+  over(ends) {
+    for (const [run, status] of ends) {
+      this.runs.set(run, "over");
+      if (status !== "interrupted") continue;
+      const did = [...this.box.querySelectorAll("[data-run]")].findLast((it) => it.dataset.run === run);
+      did?.after(el("div.end.interrupted", { role: "note", data: { run } }, el("b", ENDS.interrupted)));
+    }
+    this.stopCalls();
   }
 
-  stopCalls(run, status) {
-    for (const call of this.callsOf(run)) {
+  /** The calls that have no result. */
+  pending() {
+    return [...this.calls.values()].filter((it) => it.node.classList.contains("pending"));
+  }
+
+  /** The calls without a result of runs that wait, or are over. */
+  stopCalls() {
+    for (const call of this.pending()) {
+      const status = this.runs.get(call.run) ?? "running";
       if (status === "paused") hold(call);
-      else call.state.textContent = "no result";
+      else if (!underWay(status)) {
+        call.node.classList.add("stopped");
+        call.state.textContent = "no result";
+      }
     }
   }
 }
+
+/** Whether a run of this status goes on, or is about to. */
+export const underWay = (status) => status === "running" || status === "queued";
 
 const ENDS = { error: "failed", cancelled: "cancelled", interrupted: "broken off: its process ended" };
 
