@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from holdfast.server.hashes import hash_of, new_key
 
@@ -94,6 +94,23 @@ def test_a_conversation_is_begun_and_read_as_it_is_said(people: People) -> None:
     row = rows(page).filter(has_text="Speak slowly")
     expect(row).to_contain_text("The first half is said at once")
     assert page.locator(".turn.agent").inner_text().count("The first half") == 1
+
+
+def test_who_begins_a_conversation_goes_on_writing_in_it(people: People) -> None:
+    page = people.person()
+    held: list[Route] = []
+    page.route("**/run", lambda it: held.append(it))
+    page.keyboard.press("n")
+    expect(page.get_by_role("radio", name="desk")).to_be_checked()
+    say(page, "First of all")
+    expect(page.get_by_text("sending")).to_be_visible()
+    page.keyboard.type("then ")
+    page.keyboard.press("Enter")
+    held.pop().continue_()
+    expect(page.locator(".turn.user")).to_have_text(re.compile("First of all"))
+    page.keyboard.type("for that")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("then for that")
+    assert held == []
 
 
 def test_thoughts_and_calls_are_folded(people: People) -> None:
@@ -382,8 +399,36 @@ def test_a_narrow_screen_shows_one_thing(people: People) -> None:
     expect(page.get_by_label("Message", exact=True)).to_be_visible()
     expect(page.get_by_role("listbox")).to_be_hidden()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= NARROW[0]
+    page.get_by_role("button", name="Details").click()
+    expect(page.get_by_role("tablist")).to_be_visible()
     page.get_by_role("button", name="Back").click()
-    expect(page.get_by_role("listbox")).to_be_visible()
+    expect(page.get_by_role("tablist")).to_be_hidden()
+    rows(page).nth(1).click()
+    expect(page.get_by_label("Message", exact=True)).to_be_visible()
+    expect(page.get_by_role("tablist")).to_be_hidden()
+
+
+def test_what_is_beside_a_conversation_goes_and_comes_with_it(people: People) -> None:
+    page = people.person()
+    rows(page).first.click()
+    page.get_by_role("button", name="Details").click()
+    expect(page.get_by_role("tablist")).to_be_visible()
+    page.get_by_role("button", name="New", exact=True).click()
+    expect(page.get_by_text("Which agent?")).to_be_visible()
+    expect(page.get_by_role("tablist")).to_be_hidden()
+    rows(page).nth(1).click()
+    expect(page.get_by_role("tablist")).to_be_visible()
+    page.keyboard.press("i")
+    rows(page).first.click()
+    expect(page.get_by_role("tablist")).to_be_hidden()
+
+
+@pytest.mark.parametrize("address", ["#/s/%", "#/s/", "#/s/..", "#/s/%2E", "#/s/%E0%A4%A"])
+def test_an_address_that_names_nothing_shows_the_list(people: People, address: str) -> None:
+    page = people.person(address)
+    expect(page.get_by_text("This address names no conversation")).to_be_visible()
+    expect(page.get_by_text("Choose a conversation")).to_be_visible()
+    expect(rows(page).first).to_be_visible()
 
 
 def test_hostile_content_does_nothing(people: People) -> None:

@@ -22,8 +22,8 @@ let asking = null;
 /** Who is asked for a key when the server wants one: `ask(problem)` gives it, or null. */
 export const onKeyWanted = (ask) => (askForKey = ask);
 
-/** One segment of a path: an id may hold anything. */
-export const seg = (id) => encodeURIComponent(id).replace(/^\.+$/, (it) => it.replaceAll(".", "%2E"));
+/** One segment of a path: an id may hold anything, but for `.` and `..`, which no address can name. */
+export const seg = encodeURIComponent;
 
 const query = (given) => {
   const known = Object.entries(given).filter(([, value]) => value !== null && value !== undefined && value !== "");

@@ -73,6 +73,16 @@ export class Composer {
     this.deliver(sent);
   }
 
+  /** What was begun in another is gone on with here. */
+  takeOver(other) {
+    this.area.value = other.area.value;
+    this.files = other.files;
+    drafts.delete(other.draft);
+    drafts.set(this.draft, this.area.value);
+    this.showFiles();
+    this.grow();
+  }
+
   /** Send, and again while the server is away: with the same key, so that it is one message. */
   async deliver(sent) {
     this.onSend(sent);

@@ -8,14 +8,15 @@ import { el, fill, oneLine, settled } from "./dom.js";
 import { List } from "./list.js";
 import { Panel } from "./panel.js";
 import * as theme from "./theme.js";
-import { pathOf } from "./turns.js";
+
+const WIDE = 1100;
 
 class Page {
   constructor() {
     this.filter = { waiting: false, user: "", text: "" };
     this.list = new List({ onOpen: (session) => this.open(session.id), onPage: () => this.refused && this.listen() });
     this.panel = new Panel({ onOpenSession: (id) => this.open(id) });
-    this.panel.box.hidden = sessionStorage.getItem("holdfast.panel") !== "open" || innerWidth < 1100;
+    this.panel.box.hidden = true;
     this.main = el("main", { tabindex: "-1" });
     this.offline = el("span.offline", { role: "status" });
     document.body.append(el("div.app", this.side(), this.main, this.panel.box), el("div.toasts"));
@@ -87,14 +88,16 @@ class Page {
   }
 
   route(anew = false) {
-    const [, kind, id] = /^#\/(s|new)(?:\/(.*))?$/.exec(location.hash) ?? [];
+    const [, kind, text] = /^#\/(s|new)(?:\/(.*))?$/.exec(location.hash) ?? [];
+    const id = kind === "s" ? idOf(text) : "";
+    if (id === null) return toast("This address names no conversation", { bad: true }), location.replace("#");
     const key = kind ? `${kind}/${id ?? ""}` : "";
     if (key === this.shown && anew !== true) return;
     this.shown = key;
     this.conversation?.close();
     this.conversation = this.composer = null;
     document.body.dataset.view = kind ? "conversation" : "list";
-    if (kind === "s") this.showConversation(decodeURIComponent(id));
+    if (kind === "s") this.showConversation(id);
     else if (kind === "new") this.showNew();
     else this.showNothing();
   }
@@ -110,7 +113,7 @@ class Page {
     });
     this.composer = this.conversation.composer;
     fill(this.main, this.conversation.box);
-    this.panel.show(this.list.known(id) ?? { id });
+    this.beside(this.list.known(id) ?? { id });
   }
 
   changed(session) {
@@ -128,14 +131,14 @@ class Page {
   showNothing() {
     document.title = "Holdfast";
     this.list.mark(null);
-    this.panel.show(null);
+    this.beside(null);
     fill(this.main, el("div.empty", el("p", "Choose a conversation, or press ", el("kbd", "n"), " to begin one."), el("p", el("kbd", "j"), " ", el("kbd", "k"), " move, ", el("kbd", "Enter"), " opens, ", el("kbd", "?"), " lists all keys.")));
   }
 
   async showNew() {
     document.title = "New conversation – Holdfast";
     this.list.mark(null);
-    this.panel.show(null);
+    this.beside(null);
     const holder = el("section.conversation.new", el("header.bar", el("button.icon.back", { type: "button", "aria-label": "Back to the list", onclick: () => this.back() }, "‹"), el("h1", "New conversation")));
     fill(this.main, holder);
     try {
@@ -152,16 +155,33 @@ class Page {
     );
     const chosen = () => holder.querySelector("input[name=agent]:checked")?.value;
     const says = el("p.says", { role: "status" });
-    this.composer = new Composer({
+    let sending = false;
+    const composer = (this.composer = new Composer({
       draft: "",
-      target: () => ({ agent: chosen(), ...(this.filter.user && { user_id: this.filter.user }) }),
-      onSend: () => (says.textContent = "sending…"),
-      onSent: (sent, answer) => this.open(answer.session_id),
-      onFailed: (sent, problem) => ((says.textContent = problem.message), (this.composer.area.value = sent.body.message)),
-    });
+      target: () => !sending && { agent: chosen(), ...(this.filter.user && { user_id: this.filter.user }) },
+      onSend: () => ((sending = true), (says.textContent = "sending…")),
+      onSent: (sent, answer) => this.composer === composer && this.begun(answer.session_id, composer),
+      onFailed: (sent, problem) => ((sending = false), (says.textContent = problem.message), (composer.area.value = sent.body.message)),
+    }));
     const pick = el("fieldset.agents", el("legend", agents.length ? "Which agent?" : "No agent is registered here."), choices);
-    holder.append(el("div.log", pick), el("div.foot", says, this.composer.box));
-    this.composer.area.focus();
+    holder.append(el("div.log", pick), el("div.foot", says, composer.box));
+    composer.area.focus();
+  }
+
+  /** A new conversation has begun: who was writing goes on in it. */
+  begun(id, composer) {
+    const writing = this.main.contains(document.activeElement);
+    this.open(id);
+    this.route();
+    this.composer.takeOver(composer);
+    if (writing) this.composer.area.focus();
+  }
+
+  /** What is beside this conversation, null for none: where there is room for both it is open again if it was left open. */
+  beside(session) {
+    if (!session) this.panel.box.hidden = true;
+    else if (innerWidth >= WIDE && sessionStorage.getItem("holdfast.panel") === "open") this.panel.box.hidden = false;
+    this.panel.show(session);
   }
 
   togglePanel() {
@@ -231,6 +251,16 @@ class Page {
     const button = event.target.closest?.("[data-copy]");
     if (!button) return;
     await navigator.clipboard.writeText(button.dataset.copy).then(() => toast("Copied"), () => toast("The browser does not allow it", { bad: true }));
+  }
+}
+
+/** The id that an address names, null for none: dots are steps in a path to whoever reads addresses. */
+function idOf(text = "") {
+  try {
+    const id = decodeURIComponent(text);
+    return /^\.{0,2}$/.test(id) ? null : id;
+  } catch {
+    return null;
   }
 }
 
