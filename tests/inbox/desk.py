@@ -141,7 +141,7 @@ _RULES = (
 
 
 def runtime(model: ModelServer, store: str) -> Runtime:
-    it = Runtime(store)
+    it = Runtime(Store.open(store, state_history=True))
     it.recall = recall = Recall(Store.open(store, as_admin=True), "memory://")
     of = OpenAIResponses(id="gpt-5.2", base_url=model.base_url, api_key="none")
     tools = [find_order, refund, send_again, count_stock]
@@ -174,7 +174,6 @@ async def seed_one(url: str) -> None:
 
 async def _long(store: Store) -> None:
     long = await store.session(LONG, user_id="ada")
-    await long.rename("A long one")
     await long.append(*[it for number in range(200) for it in (user(f"Question {number}?"), assistant(f"Answer {number}."))])
 
 

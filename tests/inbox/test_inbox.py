@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Locator, Page, Route, expect, sync_playwright
 
 from holdfast.server.hashes import hash_of, new_key
 
@@ -65,6 +65,10 @@ def begin(page: Page, text: str) -> None:
 def say(page: Page, text: str) -> None:
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
+
+
+def picture(name: str, size: int = 0) -> FilePayload:
+    return {"name": f"{name}.png", "mimeType": "image/png", "buffer": PIXEL.ljust(size, b"\0")}
 
 
 def rows(page: Page) -> Locator:
@@ -131,12 +135,26 @@ def test_thoughts_and_calls_are_folded(people: People) -> None:
 def test_a_picture_goes_along(people: People) -> None:
     page = people.person()
     page.keyboard.press("n")
-    page.locator("input[type=file]").set_input_files({"name": "kettle.png", "mimeType": "image/png", "buffer": PIXEL})
+    page.locator("input[type=file]").set_input_files(picture("kettle"))
     expect(page.get_by_text("kettle.png")).to_be_visible()
     say(page, "Look at this")
     expect(page.locator(".turn.user img.media")).to_be_visible()
     expect(page.locator(".turn.agent")).to_contain_text("[input_image]")
     assert page.locator("img.media").evaluate("it => it.complete && it.naturalWidth") == 1
+
+
+def test_pictures_that_do_not_fit_are_refused_before_they_are_sent(people: People) -> None:
+    page = people.person()
+    begin(page, "Some pictures")
+    chosen = page.locator("input[type=file]")
+    chosen.set_input_files([picture("half", 3_000_000), picture("rest", 3_000_000), picture("drop")])
+    expect(page.locator(".chip")).to_have_text([re.compile("half.png"), re.compile("rest.png")])
+    expect(page.locator(".toasts")).to_have_text("drop.png is too large: a message takes 6 MB of images, all together")
+    say(page, "Both of them")
+    expect(page.locator(".turn.user img.media")).to_have_count(2)
+    chosen.set_input_files([picture(str(number)) for number in range(11)])
+    expect(page.locator(".chip")).to_have_count(10)
+    expect(page.locator(".toasts")).to_contain_text("10.png is one too many")
 
 
 def test_a_run_is_cancelled(people: People) -> None:
@@ -173,6 +191,22 @@ def test_a_refund_is_approved_in_one_browser_and_seen_in_the_other(people: Peopl
         expect(page.locator(".approval")).to_have_count(0)
         expect(page.locator(".cut")).to_have_text("approved")
     expect(rows(bob).first.get_by_text("waits for you")).to_have_count(0)
+
+
+def test_who_decides_too_late_is_told(people: People) -> None:
+    people.expected = ("409",)
+    ada, bob = people.person(), people.person()
+    begin(ada, "Refund it to one of us")
+    bob.goto(f"{people.url}/{here(ada)}")
+    bob.get_by_role("button", name="Deny").click()
+    held: list[Route] = []
+    bob.route("**/decisions", lambda it: held.append(it))
+    bob.keyboard.press("Enter")
+    ada.get_by_role("button", name="Approve").click()
+    expect(ada.locator(".turn.agent").last).to_contain_text("Refund R-1007")
+    expect(bob.locator(".approval")).to_have_count(0)
+    held.pop().continue_()
+    expect(bob.locator(".toasts .bad")).to_contain_text("decided")
 
 
 def test_a_refund_is_denied_with_a_reason(people: People) -> None:
@@ -350,6 +384,19 @@ def test_runs_what_was_sent_state_and_info(people: People) -> None:
     expect(page.get_by_text("This conversation")).to_be_visible()
     page.get_by_role("tab", name="Info").click()
     expect(page.locator(".facts")).to_contain_text("Input tokens")
+
+
+def test_keys_of_the_state_are_read_whole(people: People) -> None:
+    page = people.person(f"#/s/{LONG}")
+    expect(page.locator(".log").get_by_text("Answer 199.")).to_be_visible()
+    for key in ("cart", "k" * 200):
+        assert page.request.put(f"{people.url}/sessions/{LONG}/state/{key}", data=["v" * 300]).ok
+    page.keyboard.press("i")
+    page.get_by_role("tab", name="State").click()
+    changes = page.locator("ul.changes code")
+    expect(changes).to_have_text(["k" * 200, "cart"])
+    assert changes.last.evaluate("it => it.getClientRects().length === 1 && it.scrollHeight < 24")
+    assert page.locator("ul.changes").evaluate("it => it.scrollWidth <= it.clientWidth")
 
 
 # --- the page itself -------------------------------------------------------------------------------------------------
@@ -535,7 +582,7 @@ def test_thousands_of_conversations_scroll(people: People) -> None:
 def test_older_messages_come_when_they_are_scrolled_to(people: People) -> None:
     page = people.person(f"#/s/{LONG}")
     expect(page.locator("main").get_by_text("Answer 199.")).to_be_visible()
-    expect(page.locator("main").get_by_text("Question 0?")).to_have_count(0)
+    expect(page.locator(".log").get_by_text("Question 0?")).to_have_count(0)
     page.locator(".log").evaluate("""async (log) => {
         while (!document.querySelector(".begin")) {
             log.scrollTop = 0;
@@ -566,6 +613,12 @@ def test_a_server_that_wants_a_key_gets_one(place: Place) -> None:
     them = People(place.browser, place.locked.url)
     them.expected = ("401",)
     page = them.person()
+    for text in ("ключ", "hf key"):
+        page.get_by_label("API key").fill(text)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("This is no key")).to_be_visible()
+    page.evaluate("() => sessionStorage.setItem('holdfast.key', 'ключ')")
+    page.reload()
     page.get_by_label("API key").fill("hf_wrong")
     page.keyboard.press("Enter")
     expect(page.get_by_text("The key was not accepted")).to_be_visible()

@@ -16,6 +16,9 @@ export class Problem extends Error {
   }
 }
 
+/** What a header can carry: no key holds anything else. */
+export const SENDABLE = /^[!-~]+$/;
+
 let askForKey = async () => null;
 let asking = null;
 
@@ -45,12 +48,18 @@ async function json(path, options) {
 
 async function ask(path, options) {
   for (;;) {
-    const used = sessionStorage.getItem(KEY);
+    const used = keyOf();
     const answer = await send(path, options, used);
     if (answer.ok) return answer;
     const problem = await problemOf(answer);
     if (problem.status !== 401 || !(await anotherKey(used, problem))) throw problem;
   }
+}
+
+/** The key of this tab; null where there is none that can be sent. */
+function keyOf() {
+  const key = sessionStorage.getItem(KEY);
+  return SENDABLE.test(key ?? "") ? key : null;
 }
 
 async function send(path, { method = "GET", body, headers = {}, signal }, key) {
@@ -72,7 +81,7 @@ async function problemOf(answer) {
 
 /** Ask for a key, once for all requests that want one; whether there is another than the one that was used. */
 async function anotherKey(used, problem) {
-  if (sessionStorage.getItem(KEY) !== used) return true;
+  if (keyOf() !== used) return true;
   asking ??= askForKey(problem, used !== null).finally(() => (asking = null));
   const key = await asking;
   if (key) sessionStorage.setItem(KEY, key);

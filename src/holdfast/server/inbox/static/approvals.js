@@ -1,6 +1,7 @@
 // What a run waits for, decided where it is shown. Each card sends one decision; what others decide meanwhile takes its place.
 
 import { post } from "./api.js";
+import { toast } from "./dialogs.js";
 import { el, exact, fill, oneLine } from "./dom.js";
 import { duration, json, long, pre } from "./format.js";
 import { pathOf } from "./turns.js";
@@ -58,20 +59,24 @@ export class Approvals {
     return card;
   }
 
+  /** Send a decision. What the server has against it is told in the card, and where that is gone, since others have decided, beside it. */
   async decide(it, card, says, outcome, value) {
     card.setAttribute("aria-busy", "true");
     card.classList.add("sent");
     says.textContent = "";
+    let refused = "";
     const decision = { requirement: it.id, outcome };
     if (value !== undefined) decision.value = value;
     try {
       await post(pathOf(this.sessionId, "runs", encodeURIComponent(it.run_id), "decisions"), { decisions: [decision], background: true });
     } catch (problem) {
-      if (problem.status !== 502) says.textContent = problem.message;
+      if (problem.status !== 502) refused = problem.message;
     }
     card.removeAttribute("aria-busy");
     card.classList.remove("sent");
-    this.onDecided();
+    await this.onDecided();
+    if (refused && !card.isConnected) toast(`Your decision on ${exact(it.tool)} came to nothing: ${refused}`, { bad: true });
+    else says.textContent = refused;
   }
 }
 

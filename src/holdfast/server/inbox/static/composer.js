@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { el, fill, oneLine } from "./dom.js";
 import { toast } from "./dialogs.js";
 
-const LARGEST = 8 * 1024 * 1024;
+const LARGEST = 8_000_000; // of a request a server takes 8 MiB, if it isn't told otherwise: this leaves room for what is written
 const MOST = 10;
 const TRIES = 6;
 const drafts = new Map();
@@ -46,12 +46,25 @@ export class Composer {
   }
 
   async attach(files) {
-    for (const file of files) {
-      if (!file.type.startsWith("image/")) toast(`${oneLine(file.name)} is no image`, { bad: true });
-      else if (file.size > LARGEST) toast(`${oneLine(file.name)} is larger than 8 MB`, { bad: true });
-      else if (this.files.length < MOST) this.files.push({ name: file.name, mime_type: file.type, data: await base64(file) });
+    for (const file of [...files]) { // the list itself is emptied meanwhile
+      const against = this.against(file);
+      if (against) toast(`${oneLine(file.name)} ${against}`, { bad: true });
+      else await this.take(file);
     }
     this.showFiles();
+  }
+
+  /** What there is against one more file. Files travel as base64, all of a message in one request. */
+  against({ type, size }) {
+    const taken = this.files.reduce((sum, it) => sum + it.size, 0);
+    if (!type.startsWith("image/") || !size) return "is no image";
+    if (this.files.length >= MOST) return `is one too many: a message takes ${MOST} images`;
+    return 4 * Math.ceil((taken + size) / 3) > LARGEST ? "is too large: a message takes 6 MB of images, all together" : "";
+  }
+
+  async take(file) {
+    const data = await base64(file);
+    this.files.push({ name: file.name, size: file.size, mime_type: file.type, data });
   }
 
   showFiles() {

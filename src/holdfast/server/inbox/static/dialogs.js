@@ -1,5 +1,6 @@
 // Questions to the person: one dialog at a time, modal, closed by Escape; each is a promise of the answer.
 
+import { SENDABLE } from "./api.js";
 import { el } from "./dom.js";
 
 const KEYS = [
@@ -39,12 +40,14 @@ function shown(name, draw) {
 const buttons = (...all) => el("footer", all);
 const cancel = (close) => el("button.plain", { type: "button", onclick: () => close(null) }, "Cancel");
 
-/** A text, or null. `more(close)` adds another button. */
-export const askText = (name, { value = "", label, does = "Save", type = "text", more = () => null, note = null } = {}) =>
+/** A text, or null. `more(close)` adds another button; `against(text)` says what is wrong with it, if anything. */
+export const askText = (name, { value = "", label, does = "Save", type = "text", more = () => null, note = null, most = 1000, against = () => "" } = {}) =>
   shown(name, (close) => {
-    const input = el("input", { type, value, "aria-label": label || name, data: { first: "" }, autocomplete: "off", maxlength: "1000" });
-    const go = el("button.main", { type: "submit", onclick: (event) => (event.preventDefault(), close(input.value)) }, does);
-    return [note && el("p.note", note), input, buttons(more(close), el("span.gap"), cancel(close), go)];
+    const input = el("input", { type, value, "aria-label": label || name, data: { first: "" }, autocomplete: "off", maxlength: most });
+    const says = el("p.problem", { role: "alert" });
+    const take = () => (says.textContent = against(input.value)) || close(input.value);
+    const go = el("button.main", { type: "submit", onclick: (event) => (event.preventDefault(), take()) }, does);
+    return [note && el("p.note", note), input, says, buttons(more(close), el("span.gap"), cancel(close), go)];
   });
 
 /** Whether to do it. */
@@ -67,6 +70,8 @@ export const askForKey = (problem, refused) =>
     type: "password",
     label: "API key or token",
     does: "Use it",
+    most: 16_000,
+    against: (key) => (!key || SENDABLE.test(key) ? "" : "This is no key: it holds a blank, or a character that no key has."),
     note: refused ? "The key was not accepted. Give another one." : "Give an API key or a token. It is kept for this tab only, and sent to this server only.",
   });
 
