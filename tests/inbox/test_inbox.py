@@ -579,6 +579,20 @@ def test_thousands_of_conversations_scroll(people: People) -> None:
     assert page.evaluate("() => document.querySelectorAll('*').length") < MOST_NODES
 
 
+def test_a_conversation_without_a_name_is_called_by_its_beginning(people: People) -> None:
+    page = people.person(f"#/s/{LONG}")
+    title = page.locator(".bar h1")
+    expect(title).to_have_text("Question 0?")
+    page.keyboard.press("#")
+    expect(page.get_by_role("dialog")).to_contain_text("“Question 0?”")
+    page.keyboard.press("Escape")
+    for name in ("A long one", ""):
+        page.keyboard.press("r")
+        page.get_by_role("textbox", name="Name").fill(name)
+        page.keyboard.press("Enter")
+        expect(title).to_have_text(name or "Question 0?")
+
+
 def test_older_messages_come_when_they_are_scrolled_to(people: People) -> None:
     page = people.person(f"#/s/{LONG}")
     expect(page.locator("main").get_by_text("Answer 199.")).to_be_visible()

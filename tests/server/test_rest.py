@@ -302,6 +302,15 @@ async def test_a_list_tells_the_last_line_and_the_status(client: httpx.AsyncClie
     assert [it["last_line"] for it in (await get(client, "/sessions"))["items"]] == [None] * 3
 
 
+async def test_one_session_is_told_as_the_list_tells_it(client: httpx.AsyncClient) -> None:
+    for number in range(10):
+        await run(client, f"number {number}", session_id="ada-1")
+    told = await get(client, "/sessions/ada-1?lines=true")
+    assert (told["first_line"], told["last_line"], told["status"]) == ("number 0", "You said: number 9", "idle")
+    assert [told] == (await get(client, "/sessions?lines=true"))["items"]
+    assert (await get(client, "/sessions/ada-1"))["first_line"] is None
+
+
 async def test_entries_are_read_in_pages_both_ways(client: httpx.AsyncClient) -> None:
     for number in range(3):
         await run(client, f"number {number}", session_id="ada-1")

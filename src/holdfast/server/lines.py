@@ -1,4 +1,4 @@
-"""What a list of sessions shows beside their heads: the newest line of each, whether its last run failed, how an unnamed one begins."""
+"""What is shown of sessions beside their heads: the newest line of each, whether its last run failed, how an unnamed one begins."""
 
 from __future__ import annotations
 

@@ -71,9 +71,13 @@ async def create_session(given: SessionRequest, caller: Whoever, here: Here) -> 
 
 
 @router.get("/{session_id}")
-async def read_session(session_id: Whole, caller: Whoever, here: Here) -> SessionTold:
-    """One session."""
-    return SessionTold.of((await here.session(caller, session_id)).info)
+async def read_session(session_id: Whole, caller: Whoever, here: Here, lines: bool = False) -> SessionTold:
+    """One session; with `lines`, as in the list."""
+    info = (await here.session(caller, session_id)).info
+    if not lines:
+        return SessionTold.of(info)
+    (beside,) = await newest(here.store(caller), [info], caller.user)
+    return SessionTold.of(info, *beside)
 
 
 @router.patch("/{session_id}")

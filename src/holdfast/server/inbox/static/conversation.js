@@ -6,7 +6,7 @@ import { Composer } from "./composer.js";
 import { askText, confirm, toast } from "./dialogs.js";
 import { clean, el, fill, oneLine, perFrame, settled } from "./dom.js";
 import { title } from "./format.js";
-import { WORDS, statusOf } from "./list.js";
+import { WORDS } from "./list.js";
 import { Live, newest } from "./live.js";
 import { Turns, pathOf, underWay } from "./turns.js";
 
@@ -56,13 +56,13 @@ export class Conversation {
 
   drawHead() {
     const session = this.session;
-    const status = session ? statusOf(session) : "idle";
+    const status = session?.running ? "running" : session?.waiting ? "waiting" : null;
     const action = (text, about, act) => el("button.quiet", { type: "button", title: about, disabled: !session, onclick: act }, text);
     fill(
       this.head,
       el("button.icon.back", { type: "button", "aria-label": "Back to the list", onclick: () => this.hears.back() }, "‹"),
       el("h1", el("button.name", { type: "button", title: "Rename (r)", dir: "auto", onclick: () => this.rename() }, session ? title(session) : "…")),
-      status !== "idle" && el(`span.status.${status}`, el("i.dot"), WORDS[status]),
+      status && el(`span.status.${status}`, el("i.dot"), WORDS[status]),
       el("span.gap"),
       el("button.icon.menu", { type: "button", "aria-label": "More", onclick: () => this.head.classList.toggle("more") }, "⋯"),
       el("div.actions", action("Fork", "Fork (f)", () => this.fork()), action("Export", "Export (e)", () => this.export()), action("Delete", "Delete (#)", () => this.delete())),
@@ -75,7 +75,7 @@ export class Conversation {
 
   async load() {
     try {
-      const [session, entries] = await Promise.all([get(pathOf(this.id)), get(pathOf(this.id, "entries"), { limit: PAGE })]);
+      const [session, entries] = await Promise.all([this.read(), get(pathOf(this.id, "entries"), { limit: PAGE })]);
       const ends = await this.ends(session, entries.items);
       if (this.closed) return;
       this.session = session;
@@ -87,6 +87,11 @@ export class Conversation {
     } catch (problem) {
       this.failed(problem);
     }
+  }
+
+  /** The session, with how it begins. */
+  read() {
+    return get(pathOf(this.id), { lines: true });
   }
 
   /** How the runs have ended that are under way by these entries, and are not: the end was rewound, not copied with a fork, or never written. */
@@ -234,7 +239,10 @@ export class Conversation {
     const more = (close) => el("button.quiet", { type: "button", onclick: () => close(AUTO) }, "Let the agent name it");
     const name = await askText("Rename", { value: this.session?.name ?? "", label: "Name", does: "Rename", more });
     if (name === null) return;
-    await this.doing(async () => this.took(await patch(pathOf(this.id), name === AUTO ? { autogenerate: true } : { name: name.trim() || null })));
+    await this.doing(async () => {
+      await patch(pathOf(this.id), name === AUTO ? { autogenerate: true } : { name: name.trim() || null });
+      this.took(await this.read());
+    });
   }
 
   fork(at) {

@@ -12,7 +12,7 @@ const AHEAD = 60;
 export const WORDS = { running: "running", waiting: "waits for you", error: "failed", idle: "" };
 
 /** `running`, `waiting`, `error` or `idle`. */
-export const statusOf = (session) => session.status ?? (session.waiting ? "waiting" : session.running ? "running" : "idle");
+const statusOf = (session) => session.status ?? (session.waiting ? "waiting" : session.running ? "running" : "idle");
 
 export class List {
   /** `onOpen(session)`: a person wants to see it. `onPage()`: a page has come. */
