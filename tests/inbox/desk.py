@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import uvicorn
@@ -26,6 +27,7 @@ _takes = 0.0
 HOSTILE = "hostile"
 LONG = "long"
 BROKEN = "broken"
+CALLS = "calls"
 ATTACKS = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>",
     "[a](javascript:window.hacked=1) [b](data:text/html,<script>window.hacked=1</script>) <javascript:window.hacked=1> [ok](https://example.org/x)",
@@ -156,11 +158,12 @@ def runtime(model: ModelServer, store: str) -> Runtime:
 
 
 async def seed(url: str) -> None:
-    """Many short conversations, a long one, one that broke off, and one that means harm."""
+    """Many short conversations, a long one, one that broke off, one of many calls, and one that means harm."""
     async with Store.open(url, as_admin=True) as store:
         await asyncio.gather(*[_short(store, number) for number in range(MANY)])
         await _long(store)
         await _broken(store)
+        await _calls(store)
         hostile = await store.session(HOSTILE, user_id="<b>mallory</b>")
         await hostile.rename("<img src=x onerror='window.hacked = 1'> \u202egnp.exe")
         await hostile.append(*_hostile())
@@ -185,6 +188,17 @@ async def _broken(store: Store) -> None:
         lines = [line async for line in store.export(session.id)]
     await store.import_(lines, session_id=BROKEN)
     await store.delete(session.id)
+
+
+async def _calls(store: Store) -> None:
+    """A run that makes 250 calls in one answer, and fails before the last has a result."""
+    session = await store.session(CALLS)
+    with suppress(RuntimeError):
+        async with session.run(user("Find them all"), agent="desk") as run:
+            made = [ToolCall("find_order", f"c{number}", {"order_id": number}) for number in range(251)]
+            found = [Message("tool", (ToolResult("found", it.id),), it.name) for it in made[:-1]]
+            await run.append(Message("assistant", tuple(made)), *found)
+            raise RuntimeError
 
 
 async def _short(store: Store, number: int) -> None:

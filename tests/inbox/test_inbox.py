@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, Route, expe
 from holdfast.server.hashes import hash_of, new_key
 
 from .browser import Desk, People, launch, running
-from .desk import BROKEN, HOSTILE, LONG, MANY, seed, seed_one
+from .desk import BROKEN, CALLS, HOSTILE, LONG, MANY, seed, seed_one
 
 NARROW = (390, 780)
 MOST_NODES = 1_500
@@ -577,6 +577,13 @@ def test_thousands_of_conversations_scroll(people: People) -> None:
     expect(page.get_by_text("Number 0", exact=True)).to_be_visible()
     assert int(rows(page).last.get_attribute("aria-setsize") or 0) >= MANY
     assert page.evaluate("() => document.querySelectorAll('*').length") < MOST_NODES
+
+
+def test_results_are_shown_with_their_calls_however_many(people: People) -> None:
+    page = people.person(f"#/s/{CALLS}")
+    expect(page.locator(".call .gave")).to_have_count(250)
+    expect(page.get_by_text("Result of")).to_have_count(0)
+    expect(page.locator(".call .state").last).to_have_text("no result")
 
 
 def test_a_conversation_without_a_name_is_called_by_its_beginning(people: People) -> None:

@@ -11,6 +11,7 @@ import { Live, newest } from "./live.js";
 import { Turns, pathOf, underWay } from "./turns.js";
 
 const PAGE = 100;
+const FURTHER = 5;
 const NEAR = 120;
 
 export class Conversation {
@@ -84,6 +85,7 @@ export class Conversation {
       this.toEnd();
       if (session.waiting) this.look();
       this.listen(Math.max(0, ...entries.items.map((it) => it.seq)));
+      this.loadCalls();
     } catch (problem) {
       this.failed(problem);
     }
@@ -141,6 +143,11 @@ export class Conversation {
       toast(problem.message, { bad: true });
     }
     this.loading = false;
+  }
+
+  /** What was called may be further up than the results that are seen: within bounds it comes along. */
+  async loadCalls() {
+    for (let pages = 0; pages < FURTHER && this.turns.orphans.size && !this.closed; pages++) await this.loadOlder();
   }
 
   scrolled() {
