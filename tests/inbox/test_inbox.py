@@ -243,6 +243,19 @@ def test_fields_are_filled_in_and_results_supplied(people: People) -> None:
     expect(page.locator(".turn.agent").last).to_contain_text("Done. 12")
 
 
+def test_a_copy_of_what_waits_waits_for_nobody(people: People) -> None:
+    page = people.person()
+    begin(page, "Refund what is copied")
+    expect(page.locator(".call .state")).to_have_text("waits")
+    expect(page.locator(".approval")).to_be_visible()
+    page.locator(".log").press("f")
+    expect(page.locator(".call .state")).to_have_text("no result")
+    expect(page.locator(".approval")).to_have_count(0)
+    page.go_back()
+    page.get_by_role("button", name="Approve").click()
+    expect(page.locator(".turn.agent").last).to_contain_text("Refund R-1007")
+
+
 def test_what_waits_is_found_by_the_filter(people: People) -> None:
     page = people.person()
     begin(page, "Refund this and wait")

@@ -96,10 +96,11 @@ export class Conversation {
     return get(pathOf(this.id), { lines: true });
   }
 
-  /** How the runs have ended that are under way by these entries, and are not: the end was rewound, not copied with a fork, or never written. */
+  /** How the runs have ended that go on by these entries, and do not: the end was rewound, or never written, or they came with a fork. */
   async ends(session, items) {
-    const open = [...newest(items)].filter((it) => underWay(it.data.status) && !this.turns.runs.has(it.run_id));
     const copied = (it) => session.origin && it.version === 1;
+    const goesOn = (it) => underWay(it.data.status) || (copied(it) && it.data.status === "paused");
+    const open = [...newest(items)].filter((it) => goesOn(it) && !this.turns.runs.has(it.run_id));
     const status = async (it) => (copied(it) ? "copied" : (await get(pathOf(this.id, "runs", seg(it.run_id)))).status);
     const found = await Promise.all(open.map(async (it) => [it.run_id, await status(it)]));
     return new Map(found.filter(([, it]) => !underWay(it)));
