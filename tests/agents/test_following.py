@@ -17,9 +17,10 @@ from pydantic import BaseModel
 from pydantic_ai import Agent as Structured
 
 import holdfast.sync
-from holdfast import Fenced, InvalidValue, Message, Session, SessionNotFound, Store, UsageError, assistant, user
+from holdfast import Fenced, InvalidValue, Message, Session, SessionNotFound, Store, Text, UsageError, assistant, user
 from holdfast.agents import (
     Agent,
+    Done,
     Event,
     HandedOver,
     Posthook,
@@ -27,6 +28,7 @@ from holdfast.agents import (
     ReasoningDelta,
     RunEnded,
     RunStarted,
+    Said,
     Team,
     TextDelta,
     ToolAnswered,
@@ -340,6 +342,40 @@ async def test_what_was_told_of_an_answer_is_kept_when_somebody_cancels_it(chat:
 async def _some(events: AsyncIterator[Event], count: int) -> AsyncIterator[Event]:
     for _ in range(count):
         yield await anext(events)
+
+
+class Hearing:
+    """An engine that remembers what it was sent last."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def run(self, turn: Any) -> AsyncIterator[Any]:
+        self.heard = [it.text for it in turn.messages]
+        yield Said(message=Message("assistant", (Text("ok"),)))
+        yield Done("ok")
+
+
+@pytest.mark.parametrize("count", [3, 60], ids=["short", "longer than a page"])
+async def test_runs_that_were_queued_are_part_of_the_past_as_any(store: Store, count: int) -> None:
+    engine = Hearing()
+    agent = Agent(engine, store=store)
+    for n in range(count):
+        await agent.enqueue(f"q{n}", session_id="s", run_id=f"r{n}")
+        await agent.continue_run(f"r{n}", session_id="s")
+    last = f"q{count - 1}"
+    assert engine.heard[-3:] == [f"q{count - 2}", "ok", last]
+    session = await there(agent, "s")
+    (asked,) = [it for it in await session.entries(kinds=("message",)) if it.message().text == last]
+    fork = await session.fork("f", at=asked.seq)
+    await session.rewind(to=asked.seq)
+    for id in (session.id, fork.id):
+        await agent.run("after", session_id=id)
+        assert engine.heard[-3:] == ["ok", last, "after"]
+    await agent.enqueue("later", session_id="s", run_id="waits")
+    await agent.run("now", session_id="s")
+    assert "later" not in engine.heard
+    assert engine.heard[-3:] == ["after", "ok", "now"]
 
 
 @pytest.mark.parametrize("how", ["cancel_run", "release_run"])

@@ -5,7 +5,7 @@ Pure functions over the entries of one bounded read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -122,17 +122,24 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def choose(
-    entries: list[Entry], history: History, own: str | set[str | None], *, whole: bool, older: Entry | None = None
+    entries: list[Entry],
+    history: History,
+    own: str | set[str | None],
+    *,
+    whole: bool,
+    older: Entry | None = None,
+    left: Collection[str] = (),
 ) -> tuple[Past, bool]:
     """The past to send, out of `entries` (of the history's kinds, in order), and whether older entries could still be part of it.
 
     `whole`: there is nothing before them. Messages of the run (or runs) `own`, of what is at work under them
-    and of paused runs are left out. `older`: the newest summary
-    from before the entries, where it is known.
+    and of paused runs are left out, of queued ones too but for those in `left`, which nobody takes up any more. `older`: the newest
+    summary from before the entries, where it is known.
     """
     runs = fold([it for it in entries if it.kind == kinds.RUN], None)
     mine = {own} if isinstance(own, str) else own - {None}
-    at_work = {run.id for run in runs if run.status in (PAUSED, QUEUED) or (run.root in mine and run.status in (RUNNING, INTERRUPTED))}
+    waits = {run.id for run in runs if run.status == PAUSED or (run.status == QUEUED and run.id not in left)}
+    at_work = waits | {run.id for run in runs if run.root in mine and run.status in (RUNNING, INTERRUPTED)}
     left_out = mine | at_work
     messages = [entry for entry in entries if entry.kind == kinds.MESSAGE and entry.run_id not in left_out]
     groups = groups_of(messages)
@@ -191,10 +198,10 @@ def begun_before(entries: Iterable[Entry]) -> set[str]:
 
 
 def _begins(entry: Entry) -> bool:
-    """Whether the entry is a run's very beginning, not that of another try."""
-    if entry.kind != kinds.RUN or (event := event_of(entry)).status != RUNNING:
+    """Whether the entry is a run's very beginning, its place in the queue if it had one, not that of another try."""
+    if entry.kind != kinds.RUN or (event := event_of(entry)).status not in (RUNNING, QUEUED):
         return False
-    return "given" in event.window or (event.attempt == 1 and "model" not in event.window)
+    return event.status == QUEUED or "given" in event.window or (event.attempt == 1 and "model" not in event.window)
 
 
 def groups_of(entries: Iterable[Entry]) -> list[Group]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .. import entries as kinds
-from ..entries import Entry
+from ..entries import QUEUED, Entry
+from ..runs import fold
 from ..session import Session
 from .history import DEEP_PAGE, History, Past, choose
 from .summaries import has_summary
@@ -18,7 +19,7 @@ async def past_of(session: Session, page: list[Entry], history: History, own: se
     older: Entry | None = None
     sought = history.summaries is None
     while True:
-        past, more = choose(entries, history, own, whole=whole, older=older)
+        past, more = choose(entries, history, own, whole=whole, older=older, left=await _left(session, entries))
         if more:
             before = await session.entries(last=DEEP_PAGE, before=entries[0].seq, kinds=history.kinds, light=True)
             entries, whole = before + entries, len(before) < DEEP_PAGE
@@ -27,3 +28,12 @@ async def past_of(session: Session, page: list[Entry], history: History, own: se
         else:
             older = next(iter(await session.entries(last=1, before=entries[0].seq, kinds=(kinds.SUMMARY,))), None)
             sought = True
+
+
+async def _left(session: Session, entries: list[Entry]) -> set[str]:
+    """The runs that only seem to wait for their turn: what came after it was rewound, or is not in this fork."""
+    seeming = [it for it in entries if it.kind == kinds.RUN and (session.hides or session.info.origin is not None)]
+    queued = [run for run in fold(seeming, None) if run.status == QUEUED]
+    copied = {it.run_id for it in seeming if session.info.origin is not None and it.version == 1}
+    found = {run.id: None if run.id in copied else await session.get_run(run.id) for run in queued}
+    return {id for id, run in found.items() if run is None or run.status != QUEUED}
