@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from . import entries as kinds
 from . import files, large, requirements, runs
 from .backend import (
@@ -120,7 +122,7 @@ class Readings(Handle):
         while page is None or (page and len(page) == 4 * last and len({entry.run_id for entry in told}) <= last):
             page = await self.entries(last=4 * last, before=told[0].seq if told else None, kinds=(kinds.RUN,))
             told = page + told
-        found = runs.fold(told, self._seen.claim)[-last:] if last else []
+        found = self.folded(told)[-last:] if last else []
         if self._seen.hides and any(run.status in (INTERRUPTED, QUEUED) for run in found):
             found = [await self.get_run(run.id) or run for run in found]
         return found
@@ -128,17 +130,22 @@ class Readings(Handle):
     async def get_run(self, run_id: str) -> RunInfo | None:
         """One run by its id, or None; also one that was rewound."""
         told = await self.entries(kinds=(kinds.RUN,), run_id=check_id(run_id, "run id"), hidden=True)
-        return runs.fold(told, self._seen.claim)[-1] if told else None
+        return self.folded(told)[-1] if told else None
 
     async def run_log(self, run_id: str, *, light: bool = False) -> tuple[RunInfo | None, list[Entry]]:
         """One run by its id, or None, with everything recorded under it, hidden entries included; `light` as in `entries`."""
         found = await self.entries(run_id=check_id(run_id, "run id"), hidden=True, light=light)
-        told = runs.fold([entry for entry in found if entry.kind == kinds.RUN], self._seen.claim)
+        told = self.folded([entry for entry in found if entry.kind == kinds.RUN])
         return (told[-1] if told else None), found
 
     def folded(self, told: list[Entry]) -> list[RunInfo]:
-        """The runs that run entries tell of, as they are while the claim is as this handle has last seen it."""
-        return runs.fold(told, self._seen.claim)
+        """The runs that run entries tell of, as they are while the claim is as this handle has last seen it.
+
+        One that was queued where this was forked from is begun there: here it reads as interrupted.
+        """
+        found = runs.fold(told, self._seen.claim)
+        copied = set[str | None]() if self._seen.origin is None else {it.run_id for it in told if it.version == 1}
+        return [replace(run, status=INTERRUPTED) if run.status == QUEUED and run.id in copied else run for run in found]
 
     async def requirements(self, *, members: bool = False) -> list[Requirement]:
         """What paused runs of this session wait for, in the order it was asked.

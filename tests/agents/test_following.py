@@ -369,6 +369,7 @@ async def test_runs_that_were_queued_are_part_of_the_past_as_any(store: Store, c
     (asked,) = [it for it in await session.entries(kinds=("message",)) if it.message().text == last]
     fork = await session.fork("f", at=asked.seq)
     await session.rewind(to=asked.seq)
+    assert [run.status for run in await fork.runs(last=1)] == ["interrupted"]
     for id in (session.id, fork.id):
         await agent.run("after", session_id=id)
         assert engine.heard[-3:] == ["ok", last, "after"]

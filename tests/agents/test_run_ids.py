@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from holdfast import HoldfastError, InvalidValue, SessionBusy, SessionGone, SessionNotFound, Store, UsageError, assistant, user
+from holdfast import (
+    AlreadyDecided,
+    HoldfastError,
+    InvalidValue,
+    SessionBusy,
+    SessionGone,
+    SessionNotFound,
+    Store,
+    UsageError,
+    assistant,
+    user,
+)
 from holdfast.agents import Agent, RunOutput, tool
 from holdfast.models import OpenAIChat
 from holdfast.testing.model_server import Answer, Call, call
@@ -259,7 +270,7 @@ async def test_two_continuations_at_once(models: Models, store: Store) -> None:
     outcomes = await asyncio.gather(*(desk.agent.continue_run(paused, decisions) for _ in range(4)), return_exceptions=True)
     assert sorted(desk.paid) == [1, 2]
     assert [it.content for it in outcomes if isinstance(it, RunOutput)][:1] == ["done"]
-    assert {type(it) for it in outcomes} <= {RunOutput, UsageError, SessionBusy}
+    assert {type(it) for it in outcomes} <= {RunOutput, AlreadyDecided, SessionBusy}
 
 
 async def decide(url: str, base_url: str, run_id: str, requirements: list[Any], effects: str) -> str:
@@ -284,7 +295,7 @@ async def test_two_continuations_at_once_from_two_processes(chat: Models, tmp_pa
         asked = list(paused.requirements)
         outcomes = await in_processes(decide, [(url, desk.server.base_url, "r", asked, str(effects))] * 2)
     assert "done" in outcomes
-    assert set(outcomes) <= {"done", "UsageError", "SessionBusy"}
+    assert set(outcomes) <= {"done", "AlreadyDecided", "SessionBusy"}
     assert sorted(effects.read_text().split()) == ["1", "2"]
 
 

@@ -34,6 +34,5 @@ async def _left(session: Session, entries: list[Entry]) -> set[str]:
     """The runs that only seem to wait for their turn: what came after it was rewound, or is not in this fork."""
     seeming = [it for it in entries if it.kind == kinds.RUN and (session.hides or session.info.origin is not None)]
     queued = [run for run in fold(seeming, None) if run.status == QUEUED]
-    copied = {it.run_id for it in seeming if session.info.origin is not None and it.version == 1}
-    found = {run.id: None if run.id in copied else await session.get_run(run.id) for run in queued}
+    found = {run.id: await session.get_run(run.id) for run in queued}
     return {id for id, run in found.items() if run is None or run.status != QUEUED}
