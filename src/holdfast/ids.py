@@ -39,6 +39,17 @@ def scope_id(scope: str, user_id: str | None) -> str:
     return check_id(f"~user/{check_id(user_id, 'user id')}")
 
 
+def run_id_of(run_id: str, call_id: str) -> str:
+    """The id of the run that a member has for this call of a run."""
+    return f"{run_id}.{call_id}"
+
+
+def runs_above(run_id: str) -> list[str]:
+    """The runs that a member's may work for, by its id: calls have dots too, so only some of these may be there."""
+    parts = run_id.split(".")
+    return [".".join(parts[:place]) for place in range(1, len(parts))]
+
+
 def check_session_id(value: object) -> str:
     """As `check_id`, and not one of the reserved scope records."""
     checked = check_id(value)

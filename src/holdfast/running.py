@@ -229,11 +229,11 @@ class Run:
         return tuple(message_entry(message, time, self.id, self.agent) for message in messages)
 
 
-Said = Callable[[list[Entry]], Awaitable[Message | None]]
+Partial = Callable[[list[Entry]], Awaitable[Message | None]]
 """What is known of a run, beside its entries, that was said in it and is not stored."""
 
 
-async def cancel(session: Session, run_id: str, status: str = CANCELLED, said: Said | None = None) -> bool:
+async def cancel(session: Session, run_id: str, status: str = CANCELLED, said: Partial | None = None) -> bool:
     """Record a run as cancelled and end its claim, whoever drives it; False for one that is over. What was `said` is stored with it.
 
     As interrupted, with that `status`: False for one that waits too, which nobody has a claim for.

@@ -17,7 +17,7 @@ from .backend import Backend, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Sna
 from .backends.urls import shown
 from .entries import CANCELLED, COMPLETED, RUN
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
-from .ids import SCOPE_PREFIXES, check_id, check_session_id, to_micros
+from .ids import SCOPE_PREFIXES, check_id, check_session_id, runs_above, to_micros
 from .info import Link, SessionInfo, check_ttl, info_of, touch
 from .requirements import Requirement
 from .rules import may_use
@@ -442,10 +442,9 @@ def _module(scheme: str) -> Any:
 
 
 async def _is_over(session: Session, run_id: str) -> bool:
-    """Whether a member's run works for one of `session` that has ended for good, or was rewound: its id begins with that one's."""
-    parts = run_id.split(".")
-    for place in range(1, len(parts)):
-        log = await session.entries(kinds=(RUN,), run_id=".".join(parts[:place]), hidden=True)
+    """Whether a member's run works for one of `session` that has ended for good, or was rewound."""
+    for above in runs_above(run_id):
+        log = await session.entries(kinds=(RUN,), run_id=above, hidden=True)
         if log:
             return log[-1].hidden or session.folded(log)[-1].status in (COMPLETED, CANCELLED)
     return False

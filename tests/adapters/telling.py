@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import Store, ToolCall, ToolResult
-from holdfast.agents import Agent, Event, RunEnded, RunOutput
+from holdfast.agents import Agent, Event, Middleware, ModelCall, RunEnded, RunOutput
 
 
 async def log(store: Store, id: str = "s") -> list[str]:
@@ -48,3 +48,36 @@ def mark(place: str) -> None:
     """Write down that a payment was made."""
     with Path(place).open("a", encoding="utf-8") as file:
         file.write("paid\n")
+
+
+class Around(Middleware):
+    """Tells what it sees of each model call, and does with it what its rule says."""
+
+    def __init__(self, before: Any = None, after: Any = None) -> None:
+        self.before, self.after = before, after
+        self.calls: list[ModelCall] = []
+
+    async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
+        self.calls.append(call)
+        await self.around(call, call_next)
+
+    async def around(self, call: Any, call_next: Any) -> None:
+        if self.before is not None and self.before(call):
+            return
+        await call_next()
+        if self.after is not None:
+            self.after(call)
+
+
+class Failures(Middleware):
+    """Notes what model calls raise."""
+
+    def __init__(self) -> None:
+        self.broke: list[str] = []
+
+    async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
+        try:
+            await call_next()
+        except Exception as error:
+            self.broke.append(type(error).__name__)
+            raise

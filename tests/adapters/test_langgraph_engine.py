@@ -31,7 +31,7 @@ from holdfast.testing.model_server import Answer, ModelServer, call
 from holdfast.testing.processes import Child
 
 from ..exported import Exported
-from .telling import ended, log, mark, numbered, the_end
+from .telling import Around, Failures, ended, log, mark, numbered, the_end
 
 
 class Spoken(BaseChatModel):
@@ -574,29 +574,20 @@ async def test_an_interrupt_that_another_run_went_past_is_refused(store: Store) 
 # --- what a graph does not take notice of ----------------------------------------------------------------------------
 
 
-class Around(Middleware):
-    """Tells what it sees of each call, and does with it what its rule says."""
+class AroundBoth(Around):
+    """Around tool calls too."""
 
     def __init__(self, before: Any = None, after: Any = None) -> None:
-        self.before, self.after = before, after
-        self.calls: list[ModelCall] = []
+        super().__init__(before, after)
         self.tools: list[ToolInvocation] = []
 
     async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
-        self.calls.append(call)
-        await self._around(call, call_next)
+        await asyncio.sleep(0)
+        await super().on_model_call(call, call_next)
 
     async def on_tool_call(self, call: ToolInvocation, call_next: Any) -> None:
         self.tools.append(call)
-        await self._around(call, call_next)
-
-    async def _around(self, call: Any, call_next: Any) -> None:
-        await asyncio.sleep(0)
-        if self.before is not None and self.before(call):
-            return
-        await call_next()
-        if self.after is not None:
-            self.after(call)
+        await self.around(call, call_next)
 
 
 @langchain_tool
@@ -654,7 +645,7 @@ HOW = pytest.mark.parametrize("how", ["awaited", "blocking", "blocking the loop"
 @HOW
 @STREAM
 async def test_middleware_sees_the_model_and_tool_calls_inside_of_a_graph(store: Store, how: str, stream: bool) -> None:
-    around = Around()
+    around = AroundBoth()
     graph = asking(Scripted(answers=[look_up(), AIMessage("It has shipped.")]), how)
     agent = Agent(GraphEngine(graph), name="graph", store=store, middleware=[around])
     output = await the_end(agent, "Where is 7?", session_id="s", stream=stream)
@@ -674,7 +665,7 @@ async def test_middleware_may_keep_a_call_inside_of_a_graph_from_beginning(store
         raise PermissionError("no more tokens")
 
     model = Scripted(answers=[AIMessage("never")])
-    agent = Agent(GraphEngine(asking(model, how)), store=store, middleware=[Around(refuse)])
+    agent = Agent(GraphEngine(asking(model, how)), store=store, middleware=[AroundBoth(refuse)])
     with pytest.raises(PermissionError, match="no more tokens"):
         await agent.run("hi", session_id="s")
     assert how == "blocking the loop" or len(model.answers) == 1
@@ -704,9 +695,9 @@ def instead(call: Any) -> bool:
 
 @HOW
 @pytest.mark.parametrize(
-    "around", [Around(other_messages), Around(other_arguments), Around(after=other_answer), Around(instead)], ids=range(4)
+    "around", [AroundBoth(other_messages), AroundBoth(other_arguments), AroundBoth(after=other_answer), AroundBoth(instead)], ids=range(4)
 )
-async def test_what_middleware_changes_inside_of_a_graph_is_refused(store: Store, how: str, around: Around) -> None:
+async def test_what_middleware_changes_inside_of_a_graph_is_refused(store: Store, how: str, around: AroundBoth) -> None:
     graph = asking(Scripted(answers=[look_up(), AIMessage("It has shipped.")]), how)
     with pytest.raises(Unsupported, match="only look at"):
         await Agent(GraphEngine(graph), store=store, middleware=[around]).run("Where is 7?", session_id="s")
@@ -714,20 +705,11 @@ async def test_what_middleware_changes_inside_of_a_graph_is_refused(store: Store
 
 @HOW
 async def test_middleware_sees_what_fails_inside_of_a_graph(store: Store, how: str) -> None:
-    broke: list[str] = []
-
-    class Telling(Middleware):
-        async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
-            try:
-                await call_next()
-            except Exception as error:
-                broke.append(type(error).__name__)
-                raise
-
+    failures = Failures()
     graph = asking(Scripted(answers=[ConnectionError("away")]), how)
     with pytest.raises(ConnectionError, match="away"):
-        await Agent(GraphEngine(graph), store=store, middleware=[Telling()]).run("hi", session_id="s")
-    assert broke == ["ConnectionError"]
+        await Agent(GraphEngine(graph), store=store, middleware=[failures]).run("hi", session_id="s")
+    assert failures.broke == ["ConnectionError"]
 
 
 @HOW

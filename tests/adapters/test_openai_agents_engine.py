@@ -39,7 +39,7 @@ from holdfast.testing.model_server import Answer, Call, ModelServer, Request, ca
 from holdfast.testing.processes import Child
 
 from ..exported import Exported
-from .telling import ended, log, mark, numbered, the_end
+from .telling import Around, Failures, ended, log, mark, numbered, the_end
 
 sdk.set_tracing_disabled(True)
 MODELS = {"responses": OpenAIResponsesModel, "chat": OpenAIChatCompletionsModel}
@@ -428,22 +428,6 @@ class Loud(Middleware):
         call.result = f"<{call.result}>"
 
 
-class Around(Middleware):
-    """Tells what it sees of each call, and does with it what its rule says."""
-
-    def __init__(self, before: Any = None, after: Any = None) -> None:
-        self.before, self.after = before, after
-        self.calls: list[ModelCall] = []
-
-    async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
-        self.calls.append(call)
-        if self.before is not None and self.before(call):
-            return
-        await call_next()
-        if self.after is not None:
-            self.after(call)
-
-
 @STREAM
 async def test_middleware_is_around_each_call_of_the_model(desks: Desks, store: Store, stream: bool) -> None:
     around = Around()
@@ -501,19 +485,10 @@ async def test_what_middleware_raises_and_what_the_model_raises(desks: Desks, st
     with pytest.raises(PermissionError, match="no more tokens"):
         await the_end(desk.ours(store, middleware=[Around(refuse)]), "hi", session_id="a", stream=stream)
     assert desk.sent == []
-    broke: list[str] = []
-
-    class Telling(Middleware):
-        async def on_model_call(self, call: ModelCall, call_next: Any) -> None:
-            try:
-                await call_next()
-            except Exception as error:
-                broke.append(type(error).__name__)
-                raise
-
+    failures = Failures()
     with pytest.raises(Exception, match="500"):
-        await the_end(desk.ours(store, middleware=[Telling()]), "hi", session_id="b", stream=stream)
-    assert broke == ["InternalServerError"]
+        await the_end(desk.ours(store, middleware=[failures]), "hi", session_id="b", stream=stream)
+    assert failures.broke == ["InternalServerError"]
 
 
 async def test_middleware_sees_whoever_has_the_conversation_a_call_made_again_and_a_name(desk: Desks, store: Store) -> None:

@@ -317,7 +317,7 @@ class Agent:
         session = await self._there(session_id, user_id)
 
         async def said(log: list[Entry]) -> Message | None:
-            return broken_off(session.id, log, unstored([it for it in await session.blobs(LIVE) if it.key == run_id]))
+            return broken_off(session.id, log, unstored([it for it in await session.blobs(LIVE, prefix=run_id) if it.key == run_id]))
 
         ended = await cancel(session, check_id(run_id, "run id"), said=said)
         await cancel_members(self.store, session, run_id)

@@ -9,6 +9,7 @@ from typing import Any
 from ..backend import HeadPatch
 from ..entries import COMPLETED, PAUSED
 from ..errors import AlreadyDecided, SessionNotFound, UsageError
+from ..ids import run_id_of
 from ..requirements import Decision, PassedOn
 from ..session import Session
 from ..state import MEMBERS_PREFIX, State
@@ -38,11 +39,6 @@ async def in_this_life(own: Session, session: Session) -> Session:
         if there.metadata.get(_LIFE, session.life) != session.life:
             await there.delete()
     return own
-
-
-def run_id_of(run_id: str, call_id: str) -> str:
-    """The id of the run that a member has for this call."""
-    return f"{run_id}.{call_id}"
 
 
 async def work(member: Any, task: str, session: Session, call: Execution) -> RunOutput:

@@ -32,7 +32,8 @@ async def past_of(session: Session, page: list[Entry], history: History, own: se
 
 async def _left(session: Session, entries: list[Entry]) -> set[str]:
     """The runs that only seem to wait for their turn: what came after it was rewound, or is not in this fork."""
-    seeming = [it for it in entries if it.kind == kinds.RUN and (session.hides or session.info.origin is not None)]
-    queued = [run for run in fold(seeming, None) if run.status == QUEUED]
-    found = {run.id: await session.get_run(run.id) for run in queued}
+    if not session.hides and session.info.origin is None:
+        return set()
+    seeming = fold([it for it in entries if it.kind == kinds.RUN], None)
+    found = {run.id: await session.get_run(run.id) for run in seeming if run.status == QUEUED}
     return {id for id, run in found.items() if run is None or run.status != QUEUED}

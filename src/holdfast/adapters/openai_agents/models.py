@@ -52,7 +52,7 @@ class Rerun:
         return was
 
     def response(self) -> ModelResponse:
-        return ModelResponse(output=[*self.calls], usage=Usage(), response_id=None)
+        return _unasked(*self.calls)
 
 
 class Replaying(Standing):
@@ -100,7 +100,7 @@ class Watching(Standing):
                     whole.append(event.response)
                 else:
                     events.put_nowait(event)
-            return _said(whole[-1]) if whole else ModelResponse(output=[], usage=Usage(), response_id=None)
+            return _said(whole[-1]) if whole else _unasked()
 
         call = self._call(system_instructions, input, stream=True)
         going = asyncio.create_task(self._through(call, input, ask))
@@ -139,8 +139,13 @@ class Watching(Standing):
             return answers[-1][0]
 
         answer = await self._watched.model(call, last)
-        said, response = answers[-1] if answers else (None, ModelResponse(output=[], usage=Usage(), response_id=None))
+        said, response = answers[-1] if answers else (None, _unasked())
         return response if answer is said else ModelResponse(output=_output(answer), usage=response.usage, response_id=response.response_id)
+
+
+def _unasked(*output: Any) -> ModelResponse:
+    """What is said without a model's having been asked."""
+    return ModelResponse(output=list(output), usage=Usage(), response_id=None)
 
 
 def _output(answer: Message) -> list[Any]:
