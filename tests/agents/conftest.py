@@ -184,6 +184,14 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -
             await asyncio.sleep(0.002)
 
 
+async def settled() -> None:
+    """Wait for what goes on in the background on this loop."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    summing_up = {it for it in others if "_later" in repr(it.get_coro())}
+    if summing_up:
+        await asyncio.wait(summing_up, timeout=10)
+
+
 def output_of(events: list[Event]) -> RunOutput:
     last = events[-1]
     assert isinstance(last, RunEnded)

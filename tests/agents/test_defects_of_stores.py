@@ -33,7 +33,7 @@ from holdfast.wrappers.base import Wrapper
 
 from ..servers import postgres
 from ..servers.redis import redis8, server
-from .conftest import Models, sent, texts, there, until
+from .conftest import Models, sent, settled, texts, there, until
 from .test_defects import counts
 
 
@@ -237,6 +237,7 @@ async def test_a_summary_sends_everything_again(chat: Models, memory: Store) -> 
     await until(told)
     assert 3 <= len(asked) <= 18
     assert max(asked) < 16_000 < 36 * 1_600
+    await settled()
 
 
 # --- cost ---

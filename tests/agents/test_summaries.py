@@ -28,7 +28,7 @@ from holdfast.entries import MESSAGE, SUMMARY, Entry
 from holdfast.models import OpenAIChat
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
 
-from .conftest import Counting, Models, ended, sent, short, there, until
+from .conftest import Counting, Models, ended, sent, settled, short, there, until
 from .test_history import ENTRIES, entries_of, paused
 
 INTRODUCTION = told("").text
@@ -90,14 +90,6 @@ async def talked(agent: Agent, *prompts: str, session_id: str = "s") -> Session:
         await agent.run(prompt, session_id=session_id)
         await settled()
     return await there(agent, session_id)
-
-
-async def settled() -> None:
-    """Wait for what goes on in the background on this loop."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    summing_up = {it for it in others if "_later" in repr(it.get_coro())}
-    if summing_up:
-        await asyncio.wait(summing_up, timeout=10)
 
 
 # --- what is sent, and when it is made -------------------------------------------------------------------------------
@@ -484,8 +476,12 @@ def test_what_can_not_be_is_refused_by_name(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_loop_that_ends_takes_what_goes_on_along(tmp_path: Path, desk: Desk, caplog: pytest.LogCaptureFixture, at_once: bool) -> None:
+def test_a_loop_that_ends_takes_what_goes_on_along(
+    tmp_path: Path, desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
     desk.hold = Event()
+    if at_once:
+        monkeypatch.setattr(compaction, "_BREATH", 60)
     url = f"sqlite:///{tmp_path}/chat.db"
 
     async def main() -> None:

@@ -36,6 +36,7 @@ class Pooler:
         self.port, self.transactions = 0, 0
         self._server_port = server_port
         self._clients: set[asyncio.Task[None]] = set()
+        self._servers: set[asyncio.StreamWriter] = set()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
@@ -56,11 +57,16 @@ class Pooler:
         self._ready.set()
         await self._stopped.wait()
         server.close()
-        while not self._idle.empty():
-            self._idle.get_nowait()[1].close()
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        for writer in self._servers:  # those too that a client had when it went, or that were being greeted
+            writer.close()
+        await asyncio.gather(*(it.wait_closed() for it in self._servers), return_exceptions=True)
 
     async def _connect(self) -> Streams:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._server_port, limit=1 << 26)
+        self._servers.add(writer)
         words = b"user\0postgres\0database\0postgres\0client_encoding\0UTF8\0\0"
         writer.write(struct.pack("!II", 8 + len(words), 196608) + words)
         self._greeting = b""
@@ -108,10 +114,8 @@ class Pooler:
             await self._lend(server, kind, first, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             server[1].close()
+            self._servers.discard(server[1])
             self._idle.put_nowait(await self._connect())
-            raise
-        except asyncio.CancelledError:
-            server[1].close()
             raise
         self._idle.put_nowait(server)
         return True

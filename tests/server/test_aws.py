@@ -18,7 +18,7 @@ from holdfast.models import OpenAIChat
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import Auth, Key, ServerSettings
 from holdfast.server import create_app
-from holdfast.server.aws import MOST, Lambda
+from holdfast.server.aws import MARGIN, MOST, Lambda
 from holdfast.server.keys import hash_of, new_key
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
 
@@ -95,6 +95,16 @@ class Remaining:
         return int(self._seconds * 1000)
 
 
+SLOW = 2.5
+"""Seconds that the model takes for what is said to be slow."""
+TOO_SHORT = Remaining(MARGIN + 1.5)
+"""Time for the run to begin, and not for what is slow."""
+
+
+def warm(function: Lambda) -> None:
+    assert function(function_url("GET", "/health"))["statusCode"] == 200
+
+
 @tool(confirm=True)
 def refund(order: str) -> str:
     """Pay an order back."""
@@ -105,7 +115,7 @@ def desk(request: Request) -> Answer | str:
     last = request.input[-1]
     if last["role"] == "user" and "refund" in str(last["content"]):
         return call("refund", order="7")
-    return Answer(text=f"Hello, {last['content']}", delay=1.2 if "slow" in str(last["content"]) else 0)
+    return Answer(text=f"Hello, {last['content']}", delay=SLOW if "slow" in str(last["content"]) else 0)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +186,8 @@ def test_a_person_decides_in_another_invocation(function: Lambda) -> None:
 
 def test_what_takes_longer_than_the_function_may_is_answered_in_time(function: Lambda) -> None:
     asked = {"message": "slow", "session_id": "late", "run_id": "r3"}
-    late = function(function_url("POST", "/run", asked), Remaining(2.5))
+    warm(function)
+    late = function(function_url("POST", "/run", asked), TOO_SHORT)
     assert "same run_id" in is_problem(late, 504)
     assert json.loads(late["body"])["runs"] == [{"session_id": "late", "run_id": "r3"}]
     assert body(function(function_url("POST", "/run", asked), Remaining(30)))["content"] == "Hello, slow"
@@ -186,7 +197,8 @@ def test_what_takes_longer_than_the_function_may_is_answered_in_time(function: L
 def test_a_schedule_goes_on_with_what_was_cut_off(cold: Callable[[], Lambda]) -> None:
     asked = {"message": "slow", "session_id": "cut", "run_id": "r5", "background": True}
     with closing(cold()) as function:
-        assert body(function(function_url("POST", "/run", asked), Remaining(2.5)), 202)["status"] == "queued"
+        warm(function)
+        assert body(function(function_url("POST", "/run", asked), TOO_SHORT), 202)["status"] == "queued"
         assert body(function(function_url("GET", "/sessions/cut/runs/r5")))["status"] != "completed"
     with closing(cold()) as function:
         assert function(SCHEDULE, Remaining(30)) == {"listed": False, "removed": 0}
