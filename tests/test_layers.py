@@ -76,7 +76,7 @@ THIRD_PARTY = {  # dependency -> the one place that may import it
     "yaml": "holdfast.runtime",
     **dict.fromkeys(("fastapi", "jwt", "prometheus_client", "sse_starlette", "starlette", "uvicorn"), "holdfast.server"),
 }
-TOO = {"pydantic": "holdfast.server"}  # what a second place may import
+TOO = {"pydantic": ("holdfast.adapters.openai_agents", "holdfast.server")}  # what other places may import
 
 SRC = Path(__file__).parent.parent / "src"
 FILES = {".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path for path in sorted(SRC.rglob("*.py"))}
@@ -112,7 +112,7 @@ def allowed(module: str, name: str) -> bool:
     root, own, other = name.partition(".")[0], top(module), top(name)
     if root != "holdfast":
         return root in sys.stdlib_module_names or any(
-            f"{module}.".startswith(f"{places[root]}.") for places in (THIRD_PARTY, TOO) if root in places
+            f"{module}.".startswith(f"{place}.") for place in (THIRD_PARTY.get(root, "-"), *TOO.get(root, ()))
         )
     private = any(part.startswith("_") for part in name.split("."))
     return other == own or (other in MAY_IMPORT[own] and not (own in OUTSIDE and private))

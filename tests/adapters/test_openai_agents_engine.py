@@ -19,7 +19,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from holdfast import Message, Session, Store, Text, ToolCall, Unsupported, assistant
+from holdfast import InvalidValue, Message, Session, Store, Text, ToolCall, Unsupported, assistant
 from holdfast.adapters.openai_agents import AgentsEngine, HoldfastSession
 from holdfast.agents import (
     Agent,
@@ -365,6 +365,27 @@ async def test_arguments_changed_by_a_person(desks: Desks, store: Store, stream:
     output = (await ended(run(output, decided, stream=True)))[0] if stream else await run(output, decided)
     assert (output.content, desk.done) == ("Paid.", ["refund 8"])
     assert output.metrics.model_calls == 2
+
+
+@pytest.mark.parametrize(("changed", "says"), [({"times": "many"}, "valid integer"), ({"count": 2}, "no such parameter")])
+async def test_what_one_of_our_tools_can_not_take_does_not_use_the_decision_up(
+    desks: Desks, store: Store, changed: dict[str, Any], says: str
+) -> None:
+    rung: list[int] = []
+
+    @tool(confirm=True)
+    def ring(times: int) -> str:
+        """Ring."""
+        rung.append(times)
+        return "rung"
+
+    agent = desks(call("ring", times=1), "Done.").ours(store, tools=[ring])
+    paused = await agent.run("Ring", session_id="s")
+    (it,) = paused.requirements
+    with pytest.raises(InvalidValue, match=rf"'ring' can't be called with it: .*{says}"):
+        await agent.continue_run(paused, [it.approve(**changed)])
+    assert (await agent.continue_run(paused, [it.approve(times=2)])).content == "Done."
+    assert rung == [2]
 
 
 async def test_a_call_that_is_denied_is_not_executed(desks: Desks, store: Store) -> None:

@@ -98,12 +98,18 @@ async def test_a_call_is_approved_with_other_arguments(models: Models, store: St
     assert sent(models.requests[1])[-1] == "=paid 50 for 7"
 
 
-async def test_arguments_that_fit_no_parameter_are_told_to_the_model_and_nothing_is_done(chat: Models, memory: Store, desk: Desk) -> None:
-    agent = chat.agent([REFUND, "Sorry."], store=memory, tools=desk.tools())
+@pytest.mark.parametrize(("changed", "says"), [({"amount": "plenty"}, "valid integer"), ({"sum": 5}, "not permitted")])
+async def test_arguments_that_fit_no_parameter_do_not_use_the_decision_up(
+    chat: Models, memory: Store, desk: Desk, changed: dict[str, Any], says: str
+) -> None:
+    agent = chat.agent([REFUND, "Done."], store=memory, tools=desk.tools())
     paused = await agent.run("refund 7", session_id="s")
-    done = await agent.continue_run(paused, [paused.requirements[0].approve(amount="plenty")])
-    assert (done.content, desk.done) == ("Sorry.", [])
-    assert "amount" in sent(chat.requests[1])[-1]
+    version, (it,) = (await there(agent, "s")).version, paused.requirements
+    with pytest.raises(InvalidValue, match=rf"approve\({next(iter(changed))}=.*\): 'refund' can't be called with it: .*{says}"):
+        await agent.continue_run(paused, [it.approve(**changed)])
+    assert ((await there(agent, "s")).version, desk.done) == (version, [])
+    assert (await agent.continue_run(paused, [it.approve(amount="50")])).content == "Done."
+    assert desk.done == [("7", 50)]
 
 
 async def test_arguments_that_are_no_strict_json_can_not_be_changed_one_by_one(models: Models, memory: Store) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_ai import Agent as PydanticAgent
 
 from holdfast import InvalidValue, Session, SessionNotFound, Store, user
-from holdfast.agents import Agent, RunOutput, Team, TextDelta, ToolAnswered, ToolCalled, tool
+from holdfast.agents import Agent, RunOutput, Step, Team, TextDelta, ToolAnswered, ToolCalled, Workflow, tool
 from holdfast.agents.agent import Input
 from holdfast.testing.model_server import Answer, Call, ModelServer, Request, call
 
@@ -383,6 +383,37 @@ async def test_a_member_two_levels_down_waits(models: Models, store: Store, till
     assert [(it.agent, it.kind) for it in paused.requirements] == [("a", "confirmation")]
     done = await outer.continue_run(paused, [paused.requirements[0].approve()])
     assert (done.content, till.paid, await open_in(store)) == ("up", [1], [])
+
+
+@pytest.mark.parametrize("kind", ["team", "handoff", "steps"])
+async def test_what_a_member_can_not_take_does_not_use_the_decision_up(chat: Models, memory: Store, till: Till, kind: str) -> None:
+    """Whoever asked is two levels down; another of the same name has no such tool."""
+
+    @tool(ask=["n"])
+    def fill(n: int) -> str:
+        """Fill."""
+        till.paid.append(n)
+        return f"filled {n}"
+
+    made = Made(chat, memory)
+    says = Answer(calls=(Call("pay", {"n": 1}), Call("fill", {})))
+    a = made.agent("a", [says, "paid"], tools=[*till.tools(), fill])
+    inner: Any = {
+        "team": lambda: made.team([delegate("a"), "from below"], a, name="inner"),
+        "handoff": lambda: made.team([call("hand_over", agent="a")], a, mode="handoff", name="inner"),
+        "steps": lambda: Workflow([Step(a)], name="inner", store=memory),
+    }[kind]()
+    other = made.team(["none"], made.agent("a", ["none"]), name="other")
+    outer = made.team([delegate("inner"), "up"], inner, other)
+    paused = await outer.run("go", session_id="s")
+    by_name = {it.call.name: it for it in paused.requirements}
+    version = (await seen(memory, "s")).version
+    for wrong in (by_name["pay"].approve(n="much"), by_name["pay"].approve(sum=2), by_name["fill"].answer(n="much")):
+        with pytest.raises(InvalidValue, match=r"sum=2|n='much'"):
+            await outer.continue_run(paused, [wrong])
+    assert ((await seen(memory, "s")).version, till.paid) == (version, [])
+    done = await outer.continue_run(paused, [by_name["pay"].approve(n=2), by_name["fill"].answer(n=3)])
+    assert (done.content, sorted(till.paid), await open_in(memory)) == ("up", [2, 3], [])
 
 
 async def test_cancel_goes_two_levels_down(models: Models, store: Store, till: Till) -> None:

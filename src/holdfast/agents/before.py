@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -148,8 +148,32 @@ def look(run: RunInfo, found: list[Entry], version: int, orders: Orders, crew: C
 
 
 def _check_usable(asked: Requirement, decision: Decision, crew: Crew) -> None:
-    """`InvalidValue` for what is decided with and could not be used: before it is stored."""
-    call, value = asked.call, decision.value
+    """`InvalidValue` for what is decided with and could not be used, by none of those who may have asked: before it is stored."""
+    refusals = list[InvalidValue]()
+    for it in [crew] if asked.via is None else _askers(asked, crew):
+        try:
+            _check_takes(it, asked.call, decision)
+        except InvalidValue as error:
+            refusals.append(error)
+        else:
+            return
+    if refusals:
+        raise refusals[0]
+
+
+def _askers(asked: Requirement, crew: Crew) -> Iterator[Crew]:
+    """Of those that a crew's tools give work to, and theirs, who may have asked: by the name, and a tool so called."""
+    for _, options in crew.by_name.values():
+        for agent in options.delegates:
+            own: Crew = agent.crew
+            for it in [own] if own.duty is None else own.duty.crews.values():
+                if it.name == asked.agent and asked.call.name in it.by_name:
+                    yield it
+            yield from _askers(asked, own)
+
+
+def _check_takes(crew: Crew, call: ToolCall, decision: Decision) -> None:
+    value = decision.value
     if decision.outcome == "answer" and call.name in crew.by_name:
         converted(crew.by_name[call.name][0], value)
     if decision.outcome == "approve" and value:
@@ -158,8 +182,8 @@ def _check_usable(asked: Requirement, decision: Decision, crew: Crew) -> None:
                 f"approve({', '.join(value)}): the model gave {call.name!r} arguments that are no JSON object, so none of them can be"
                 f" changed ({call.arguments!r:.80}): approve() as they are, or deny(reason)"
             )
-        if crew.check_changed is not None and asked.via is None:
-            crew.check_changed(call, value)
+        if (check := getattr(crew.engine, "check_changed", None)) is not None:
+            check(call, value, crew.tools)
 
 
 def check_same(session: Session, run: RunInfo, found: list[Entry], input: Sequence[Message]) -> None:

@@ -113,7 +113,11 @@ Step = Delta | Said | Answered | Held | Done
 
 @runtime_checkable
 class Engine(Protocol):
-    """Anything with this one method. One that can end with `Held` says so by an attribute, `holds = True`."""
+    """Anything with this one method. One that can end with `Held` says so by an attribute, `holds = True`.
+
+    Before the arguments that a person has changed in a call are stored, `check_changed(call, changed, tools)` is called where there is one:
+    it raises `InvalidValue` for what the call can't be executed with. Without it whatever executes the call says so, to the model.
+    """
 
     def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """The steps of one run. Each tool call of a `Said` that acts is answered by one `Answered`, or held; `Done` or `Held` comes last.

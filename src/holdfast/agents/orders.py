@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
 
-from ..messages import Message, ToolCall
+from ..messages import Message
 from ..requirements import Decision
 from ..runs import LEASE
 from ..session import Session
@@ -65,8 +65,6 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     middleware: tuple[Middleware, ...] = ()
     prehooks: tuple[Prehook, ...] = ()
     posthooks: tuple[Posthook, ...] = ()
-    check_changed: Callable[[ToolCall, Mapping[str, Any]], None] | None = None
-    """Raises `InvalidValue` for arguments that a person can't change in a call; without it whatever executes the call says so."""
     duty: Any = None
     """Where agents hand over to one another (`handoff.Duty`): who of them has a conversation."""
 

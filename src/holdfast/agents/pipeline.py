@@ -72,6 +72,15 @@ class Pipeline:
             with suppress(asyncio.CancelledError, Exception):  # what it raised has been raised above
                 await task
 
+    def check_changed(self, call: ToolCall, changed: Mapping[str, Any], tools: Sequence[Any]) -> None:
+        """As `Engine` says: all but an agent's task is what people can't change of a step."""
+        if other := changed.keys() - call.arguments.keys():
+            fixed = "what a function is given can't be changed, deny it to do otherwise"
+            can = "only its message can be changed" if call.arguments else fixed
+            raise InvalidValue(f"approve({min(other)}=...): step {call.name!r} takes no such argument, {can}")
+        if not isinstance(changed["message"], str):
+            raise InvalidValue(f"approve(message={changed['message']!r:.80}): what step {call.name!r} is told is text")
+
 
 class Flow:
     """One run through the pipeline."""
@@ -248,15 +257,6 @@ def _called(work: Callable[..., Any], given: StepInput, path: str) -> Any:
 def _arguments(step: Step, given: StepInput) -> dict[str, Any]:
     """What is recorded of what the step is given: an agent's task."""
     return {"message": given.message} if isinstance(step.work, Agent) else {}
-
-
-def check_changed(call: ToolCall, changed: Mapping[str, Any]) -> None:
-    """`InvalidValue` for what a person can't change of a step: all but an agent's task."""
-    if other := changed.keys() - call.arguments.keys():
-        can = "only its message can be changed" if call.arguments else "what a function is given can't be changed, deny it to do otherwise"
-        raise InvalidValue(f"approve({min(other)}=...): step {call.name!r} takes no such argument, {can}")
-    if not isinstance(changed["message"], str):
-        raise InvalidValue(f"approve(message={changed['message']!r:.80}): what step {call.name!r} is told is text")
 
 
 def _answer(content: Any) -> Done:

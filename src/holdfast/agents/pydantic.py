@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any, NamedTuple, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
+from pydantic import ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai import Tool
@@ -24,14 +25,14 @@ from pydantic_core import to_jsonable_python
 from pydantic_graph import End
 
 from ..errors import InvalidValue, MissingExtra, Unsupported, UsageError
-from ..messages import Message
+from ..messages import Message, ToolCall
 from ..models import OpenAIChat, OpenAIResponses
 from ..requirements import Requirement
 from . import native
 from .around import ModelCall
 from .engine import Answered, Delta, Done, Held, Said, Step, Turn
 from .output import content_of
-from .tools import Waits, as_model_sees, executing, name_of, options_of
+from .tools import Waits, as_model_sees, check_fits, executing, name_of, options_of
 
 
 class Prepared(NamedTuple):
@@ -67,6 +68,15 @@ class PydanticEngine:
             known = (tools, Prepared([_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets, holds))
             self._prepared = known  # one value: an engine may serve agents with other tools, in other threads
         return known[1]
+
+    def check_changed(self, call: ToolCall, changed: Mapping[str, Any], tools: tuple[Any, ...]) -> None:
+        """As `Engine` says."""
+        for it in self.prepare(tools).tools:
+            if it.name == call.name:
+                try:
+                    it.function_schema.validator.validate_python({**(call.arguments or {}), **changed})
+                except ValidationError as error:
+                    check_fits(call, changed, error.errors())
 
     def _model_here(self) -> Any:
         """The model of this event loop, for the connections of its client belong to one; None where the model is somebody else's object."""

@@ -73,7 +73,7 @@ class Step:
             idempotent=idempotent or said.idempotent,
             confirm=confirm or said.confirm,
             expires=said.expires,
-            delegates=isinstance(work, Agent),
+            delegates=(work,) if isinstance(work, Agent) else (),
         )
 
 

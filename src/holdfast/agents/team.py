@@ -82,7 +82,7 @@ class Team(Agent):
             return (await work(it, task, own, execution())).content
 
         delegate.__doc__ = _DELEGATE.format(names=names)
-        options = ToolOptions(delegates=True, final=self.mode == "route")
+        options = ToolOptions(delegates=tuple(self.members.values()), final=self.mode == "route")
         return marked(delegate, options)
 
     def _session_of(self, member: Agent, session: Session) -> Session:

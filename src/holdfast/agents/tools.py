@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, g
 import msgspec
 
 from ..errors import InvalidValue
+from ..messages import ToolCall
 from ..requirements import Decision, Field, Kind, Requirement
 from ..runs import LEASE
 from ..session import Session
@@ -30,8 +31,8 @@ class ToolOptions(msgspec.Struct, frozen=True, kw_only=True):
     external: bool = False
     final: bool = False
     expires: float | None = None
-    delegates: bool = False
-    """It runs another agent under an id of its own: done again, it goes on where that was, and what that waits for is waited for here."""
+    delegates: tuple[Any, ...] = ()
+    """The agents it may run, under ids of their own: done again, one goes on where it was, and what it waits for is waited for here."""
 
     @property
     def needs(self) -> Kind | None:
@@ -213,6 +214,14 @@ def converted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[s
         except msgspec.ValidationError as error:
             raise InvalidValue(f"{name}={values.get(name)!r:.80} for {name_of(function)!r}: {error}") from error
     return found
+
+
+def check_fits(call: ToolCall, changed: Mapping[str, Any], faults: Iterable[Mapping[str, Any]]) -> None:
+    """`InvalidValue` for the first of a call's `changed` arguments that has a fault, as pydantic's `errors()` lists them."""
+    for fault in faults:
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        if name in changed:
+            raise InvalidValue(f"approve({name}={changed[name]!r:.80}): {call.name!r} can't be called with it: {fault['msg']}")
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .engine import check_holds
 from .history import History, calls_of, results_of
 from .members import beside, in_this_life, work
 from .orders import Crew
-from .pipeline import Pipeline, check_changed
+from .pipeline import Pipeline
 from .steps import Step, by_name, listed, ordered
 from .tools import ToolOptions, execution, marked, options_of
 
@@ -52,7 +52,7 @@ class Workflow(Agent):
         super().__init__(Pipeline(self.steps, self._session_for), name=name, **told, **more)
         self._leaves = by_name(self.steps)
         known = {name: (step.work, step.options) for name, step in self._leaves.items()}
-        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known, check_changed=check_changed)
+        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known)
         agent = asynchronous(agent)
         if agent is not None:
             history_too: dict[str, Any] = {
@@ -88,7 +88,7 @@ class Workflow(Agent):
             """Run the workflow on this input, and get its result. Use it for new work; answer from the conversation what is known."""
             return (await work(quiet, input, session, execution())).content
 
-        it = marked(run_workflow, ToolOptions(delegates=True))
+        it = marked(run_workflow, ToolOptions(delegates=(quiet,)))
         own, theirs = self._crew, agent.crew
         if it.__name__ in theirs.by_name:
             raise InvalidValue(f"agent={agent!r} has a tool called {it.__name__!r}, as the tool is that starts the workflow: rename it")

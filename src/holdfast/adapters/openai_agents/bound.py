@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -18,12 +19,15 @@ from agents import (
     function_tool,
     handoff,
 )
+from agents.function_schema import function_schema
 from agents.run_config import CallModelData, ModelInputData
 from openai.types.responses import ResponseFunctionToolCall
+from pydantic import ValidationError
 
 from ...agents import Turn
-from ...agents.tools import as_model_sees, executing, name_of, options_of
+from ...agents.tools import as_model_sees, check_fits, executing, name_of, options_of
 from ...errors import Unsupported
+from ...messages import ToolCall
 from .models import Replaying, Rerun, Watching
 
 
@@ -130,6 +134,18 @@ class Bound:
     def model(self, it: str | Model | None) -> str | Model | None:
         """The model as it takes part: behind middleware, where there is some around its calls."""
         return it if (watched := self._turn.watched) is None or not watched.models else Watching(_resolved(it, self.config), watched)
+
+
+def check_changed(call: ToolCall, changed: Mapping[str, Any], tools: Sequence[Any]) -> None:
+    """As `agents.Engine` says, for functions; what takes a tool of the SDK's own is known to that alone."""
+    for it in tools:
+        if name_of(it) == call.name and not isinstance(it, FunctionTool):
+            takes = function_schema(as_model_sees(it), strict_json_schema=False).params_pydantic_model
+            check_fits(call, changed, [{"loc": [name], "msg": "it has no such parameter"} for name in changed.keys() - takes.model_fields])
+            try:
+                takes.model_validate({**(call.arguments or {}), **changed})
+            except ValidationError as error:
+                check_fits(call, changed, error.errors())
 
 
 def _resolved(it: str | Model | None, config: RunConfig) -> Model:

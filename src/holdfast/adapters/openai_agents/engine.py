@@ -21,7 +21,7 @@ from ... import Message, Session, State, ToolCall, ToolResult
 from ...agents import Answered, Delta, Done, Held, Said, Turn
 from ...agents.engine import Step
 from ...errors import Unsupported
-from .bound import Bound
+from .bound import Bound, check_changed
 from .items import answer_of, input_of, messages_of
 from .models import Rerun
 
@@ -39,6 +39,7 @@ class AgentsEngine:
     """
 
     holds = True
+    check_changed = staticmethod(check_changed)
 
     def __init__(
         self,
