@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
@@ -375,6 +377,37 @@ def test_a_run_that_nobody_drives_is_not_shown_at_work(people: People) -> None:
     expect(page.locator(".end.interrupted")).to_have_text("broken off: its process ended")
     expect(page.locator(".call .state")).to_have_text("no result")
     expect(page.locator(".turn.live")).to_have_count(0)
+
+
+BEGUN = """
+import asyncio, sys
+from holdfast import Store, user
+async def main():
+    async with Store.open(sys.argv[1], as_admin=True) as store:
+        session = await store.session("killed")
+        async with session.run(user("Will this end?"), agent="desk", lease=1):
+            print("begun", flush=True)
+            await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_dies_while_somebody_looks_on(people: People, place: Place) -> None:
+    """What it did is shown as work, then as broken off, and then as whoever comes later sees it."""
+    with subprocess.Popen([sys.executable, "-c", BEGUN, place.desk.store], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            page = people.person("#/s/killed")
+            live = page.locator(".turn.live")
+            expect(live).to_contain_text("working")
+            expect(page.get_by_text("broken off")).to_have_count(0)
+        finally:
+            process.kill()
+    expect(page.locator(".turn.live.left")).to_have_count(1)
+    expect(page.locator(".end.interrupted")).to_have_text("broken off: its process ended")
+    expect(live).to_have_count(0)
+    expect(people.person("#/s/killed").locator(".end.interrupted")).to_have_count(1)
 
 
 def rewind(page: Page, turn: Locator) -> None:

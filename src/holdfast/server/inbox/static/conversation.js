@@ -13,6 +13,7 @@ import { Turns, pathOf, underWay } from "./turns.js";
 const PAGE = 100;
 const FURTHER = 5;
 const NEAR = 120;
+const TAKEN_UP = 5_000; // within this another process takes up a run that it is to go on with
 
 export class Conversation {
   /** `hears`: `changed(session)`, `gone(id)`, `open(id)`, `back()`, `panel()`. */
@@ -49,6 +50,7 @@ export class Conversation {
   close() {
     this.watch.disconnect();
     this.closed = true;
+    clearTimeout(this.leftAlone);
     this.tail?.stop();
     this.approvals.close();
   }
@@ -220,9 +222,20 @@ export class Conversation {
   took(session) {
     const first_line = session.first_line ?? this.session?.first_line ?? this.turns.first ?? null;
     this.session = { ...this.session, ...session, first_line };
-    this.live.standing(this.session.running);
+    const left = this.live.standing(this.session.running);
+    clearTimeout(this.leftAlone);
+    if (left.length) this.leftAlone = setTimeout(() => this.brokenOff(left), TAKEN_UP);
     this.drawHead();
     this.hears.changed(this.session);
+  }
+
+  /** Runs that were broken off, and that nobody has taken up: from now on they are shown as whoever opens the page sees them. */
+  async brokenOff(runs) {
+    const found = await Promise.all(runs.map((it) => get(pathOf(this.id, "runs", seg(it))).catch(() => null)));
+    if (this.closed || this.session.running) return;
+    const over = found.filter((it) => it && !underWay(it.status) && this.live.runs.has(it.id));
+    this.turns.over(new Map(over.map((it) => [it.id, it.status])));
+    for (const it of over) this.live.end(it.id);
   }
 
   // --- what can be done ---

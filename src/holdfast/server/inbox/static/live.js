@@ -50,9 +50,11 @@ export class Live {
     for (const it of newest(entries)) if (!over.has(it.run_id)) this.take(it);
   }
 
-  /** Whether anybody drives what is under way: a run whose process has ended is taken up by another, or waits for one. */
+  /** The runs under way that nobody drives, unless these are `driven`: their process has ended, another may take them up. */
   standing(driven) {
-    for (const it of this.runs.values()) it.node.classList.toggle("left", !driven && it.status === "running");
+    const left = new Set([...this.runs.keys()].filter((run) => !driven && this.runs.get(run).status === "running"));
+    for (const [run, it] of this.runs) it.node.classList.toggle("left", left.has(run));
+    return [...left];
   }
 
   take(entry) {
