@@ -20,6 +20,7 @@ ENGINE = [
     "runs",
     "requirements",
     "info",
+    "beside",
     "transfer",
     "copying",
     "running",

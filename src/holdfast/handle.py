@@ -27,6 +27,8 @@ from .backend import (
     ReadPlan,
     Snapshot,
 )
+from .beside import erase as erase_beside
+from .beside import those_beside
 from .errors import Conflict, Fenced, SessionBusy, SessionGone, SessionNotFound, StoreError, UsageError
 from .ids import new_id, new_incarnation, now
 from .info import Link, checked, touch
@@ -196,6 +198,7 @@ class Handle:
             fence=fence,
             **parts,
         )
+        others = [] if erase is None else await those_beside(link, self.key)
         outcome = await link.backend.commit(self.key, large.lightened(self.key, commit))
         self._advance(head, outcome.head)
         if act == "release":
@@ -207,6 +210,8 @@ class Handle:
             self._service_id = UNSET
         if outcome.snapshot is not None:
             self._learn(outcome.snapshot)
+        for it in others:
+            await erase_beside(link, it, head.user_id if head else self.user_id)
         return outcome
 
     def _written(self, commit: Commit, outcome: Outcome) -> None:

@@ -28,6 +28,7 @@ from .backend import (
     Range,
     ReadPlan,
 )
+from .beside import id_beside
 from .entries import COMPLETED, INTERRUPTED, Entry
 from .errors import Conflict, InvalidValue, SessionGone, SessionNotFound, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now, scope_id
@@ -36,7 +37,7 @@ from .messages import Message
 from .reading import Readings, check_numbers
 from .running import Run, cancel, counts_of, message_entry
 from .runs import LEASE, WAIT, Metrics
-from .state import CACHE_PREFIX, MEMBERS_PREFIX, Scope, State, VolatileCache
+from .state import CACHE_PREFIX, Scope, State, VolatileCache
 from .values import decode, encode
 
 FORM = 1
@@ -170,15 +171,21 @@ class Session(Readings):
         record.begins_with = HeadPatch(kind="scope", ttl=None)
         return record
 
-    def beside(self, id: str, begins_with: HeadPatch) -> Session:
-        """A handle on another session of the same store and owner, nothing read; it `begins_with` this if its first write creates it."""
-        other = Session(id, user_id=self.info.user_id)
+    def beside(self, name: str, begins_with: HeadPatch) -> Session:
+        """A handle on the session of the member with this name, nothing read.
+
+        If its first write creates it, it `begins_with` this, with the owner and the time to live that this session has.
+        """
+        other = Session(id_beside(self.id, name), user_id=self.info.user_id)
         other.attach(self._linked, None)
-        other.begins_with = begins_with
+        other.begins_with = msgspec.structs.replace(begins_with, ttl=self._seen.ttl)
         return other
 
     def clear(self) -> None:
-        """Stage the removal of all history, state and blobs; the id, the owner and the metadata stay. What is set after it is kept."""
+        """Stage the removal of all history, state and blobs, and of members' sessions; the id, the owner and the metadata stay.
+
+        What is set after it is kept.
+        """
         self.cells.clear()
         self._service_id = UNSET
 
@@ -293,12 +300,8 @@ class Session(Readings):
     async def delete(self) -> None:
         """Remove the session and everything it holds, its members' sessions too. A writer that comes late gets `SessionGone`."""
         with suppress(SessionGone):
-            await self._read(ReadPlan(state_since=self.cells.synced))
-            members = [self.beside(f"{self.id}/{name}", HeadPatch()) for name in State(self, MEMBERS_PREFIX)]
+            await self._read(ReadPlan())
             await self.write(erase=Erase("session"), staged=False)
-            for it in members:
-                with suppress(SessionNotFound):
-                    await it.delete()
 
     async def fork(self, id: str | None = None, *, at: int | None = None, name: str | None = None) -> Session:
         """A new session with a copy of this one's visible entries (up to seq `at`), state and blobs; it remembers where it came from.

@@ -21,8 +21,6 @@ Scope = Literal["user", "app"]
 MISSING: Any = object()
 MAX_KEY_BYTES = 1024
 CACHE_PREFIX = "\x1fcache:"
-MEMBERS_PREFIX = "\x1fmembers:"
-"""Before the names of those who have sessions beside this one, which go with it: `{id}/{name}`."""
 """Keys of the non-volatile cache: no key of a user can begin so."""
 _HIDDEN = "\x1f"
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))

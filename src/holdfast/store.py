@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 import msgspec
 
 from . import transfer
-from .backend import Backend, Erase, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
+from .backend import Backend, Filter, Head, HeadPatch, Key, ReadPlan, Snapshot
 from .backends.urls import shown
+from .beside import erase
 from .entries import CANCELLED, COMPLETED, RUN
 from .errors import HoldfastError, InvalidURL, InvalidValue, MissingExtra, SessionGone, SessionNotFound
 from .ids import SCOPE_PREFIXES, check_id, check_session_id, runs_above, to_micros
@@ -22,7 +23,7 @@ from .info import Link, SessionInfo, check_ttl, info_of, touch
 from .requirements import Requirement
 from .rules import may_use
 from .session import Session
-from .state import MEMBERS_PREFIX, Scope, State
+from .state import Scope, State
 from .wrappers.cache import CachedBackend, cache_of
 from .wrappers.retry import RetriedBackend
 
@@ -271,17 +272,7 @@ class Store:
 
     async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
         """Remove a session and everything it holds, its members' sessions too; False where there is none for this caller."""
-        key = Key(self.tenant, check_session_id(session_id))
-        found = await self._look(session_id, user_id, ReadPlan(state_since=0))
-        state = (found.state or {}) if found is not None else {}
-        members = [name.removeprefix(MEMBERS_PREFIX) for name in state if name.startswith(MEMBERS_PREFIX)]
-        try:  # also where none was found: its first commit may be under way
-            await self.backend.commit(key, self._link.commit(user_id, erase=Erase("session")))
-        except (SessionNotFound, SessionGone):
-            return False
-        for name in members:
-            await self.delete(f"{session_id}/{name}", user_id=user_id)
-        return True
+        return await erase(self._link, Key(self.tenant, check_session_id(session_id)), user_id)
 
     async def list(self, *, limit: int = 50, cursor: str | None = None, **wanted: Unpack[Wanted]) -> SessionPage:
         """One page of this tenant's sessions as `Wanted`, the newest created first; pages are stable while sessions come and go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent as PydanticAgent
 
-from holdfast import InvalidValue, Session, SessionNotFound, Store, user
+from holdfast import InvalidValue, Session, SessionGone, SessionNotFound, Store, user
 from holdfast.agents import Agent, RunOutput, Step, Team, TextDelta, ToolAnswered, ToolCalled, Workflow, tool
 from holdfast.agents.agent import Input
 from holdfast.testing.model_server import Answer, Call, ModelServer, Request, call
@@ -587,3 +588,44 @@ async def test_members_sessions_go_with_the_session(models: Models, store: Store
     assert await store.delete("s", user_id="bob") is False
     assert await store.delete("s", user_id="ada") is True
     assert [it.id async for it in store.sessions(user_id="ada")] == ["s/other"]
+
+
+async def test_members_sessions_go_when_the_session_is_cleared(models: Models, store: Store) -> None:
+    """With the commit that clears it, whichever that is; and each begins anew."""
+    made = Made(models, store)
+    member = made.agent("a", ["first", "second"])
+    team = made.team([delegate("a"), "done", delegate("a"), "done again"], member)
+    session = await store.session("s", user_id="ada")
+    await team.run("go", session=session)
+    session.clear()
+    assert [it.id async for it in store.sessions(user_id="ada")] == ["s/a", "s"]
+    await session.commit()
+    assert [it.id async for it in store.sessions(user_id="ada")] == ["s"]
+    await team.run("go", session=session)
+    assert made.asked("a")[1] == ["do it"]
+    session.clear()
+    await session.append(user("a new beginning"))
+    assert [it.id async for it in store.sessions(user_id="ada")] == ["s"]
+
+
+async def test_a_session_that_is_deleted_while_a_member_works_takes_its_session_along(models: Models, store: Store) -> None:
+    made, held = Made(models, store), threading.Event()
+    team = made.team([delegate("a"), "done"], made.agent("a", [Answer(text="late", hold=held)]))
+    running = asyncio.create_task(team.run("go", session_id="s"))
+    await asyncio.to_thread(made.servers["a"].wait_for, 1)
+    assert sorted([it.id async for it in store.sessions()]) == ["s", "s/a"]
+    assert await store.delete("s")
+    held.set()
+    with pytest.raises((SessionGone, SessionNotFound)):
+        await running
+    assert [it.id async for it in store.sessions()] == []
+
+
+async def test_members_sessions_live_as_long_as_the_session(chat: Models, memory: Store) -> None:
+    made = Made(chat, memory)
+    team = made.team([delegate("a"), "done"], made.agent("a", ["first"]))
+    session = await memory.session("s")
+    await session.set_ttl(60)
+    await team.run("go", session=session)
+    expires = [it.expires_at async for it in memory.sessions()]
+    assert len([it for it in expires if it is not None]) == 2

@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 from ..backend import HeadPatch
+from ..beside import NOTED, id_beside
 from ..entries import COMPLETED, PAUSED
 from ..errors import AlreadyDecided, SessionNotFound, UsageError
 from ..ids import run_id_of
 from ..requirements import Decision, PassedOn
 from ..session import Session
-from ..state import MEMBERS_PREFIX, State
+from ..state import State
 from ..store import Store
 from .output import RunOutput
 from .tools import Execution, Waits
@@ -23,22 +24,19 @@ _PATIENT = 3600.0
 """Seconds that a member waits for its session: whoever has it works for the same run, or is found dead after a lease."""
 
 
-def beside(session: Session, name: str) -> Session:
-    """The session that a member of this name has beside `session`; what it is created with says whose it is, and of which life."""
-    return session.beside(f"{session.id}/{name}", HeadPatch(kind="member", parent=session.id, metadata={_LIFE: session.life}))
-
-
-async def in_this_life(own: Session, session: Session) -> Session:
-    """`own` itself, emptied if it is from before `session` was cleared or deleted; `session` notes that it has it."""
-    name = own.id.removeprefix(f"{session.id}/")
-    there, noted = beside(session, name), State(session, MEMBERS_PREFIX)
-    if name not in noted:
+async def beside(session: Session, name: str) -> Session:
+    """The session that a member of this name has beside `session`, emptied if it is from before that was cleared or deleted."""
+    noted = State(session, NOTED)
+    if name not in noted:  # written before the other is there: whoever removes this one removes it too
         noted[name] = True
+        await session.commit()
+    theirs = HeadPatch(kind="member", parent=session.id, metadata={_LIFE: session.life})
+    there = session.beside(name, theirs)
     with suppress(SessionNotFound):
         await there.refresh()
         if there.metadata.get(_LIFE, session.life) != session.life:
             await there.delete()
-    return own
+    return session.beside(name, theirs)
 
 
 async def work(member: Any, task: str, session: Session, call: Execution) -> RunOutput:
@@ -66,7 +64,7 @@ async def cancel_members(store: Store, session: Session, run_id: str) -> None:
 
     They are found in `session` itself, where they share it, and in the sessions beside it.
     """
-    user, theirs = session.info.user_id, f"{session.id}/"
+    user, theirs = session.info.user_id, id_beside(session.id, "")
     beside = [it.id async for it in store.sessions(waiting=True, user_id=user) if it.parent is not None and it.id.startswith(theirs)]
     for own in [session, *[await store.get(id, user_id=user) for id in beside]]:
         waits = set[str]() if own is None else {it.run_id for it in await own.requirements(members=True)}

@@ -16,7 +16,7 @@ from ..info import SessionInfo
 from ..session import Session
 from .agent import Agent, asynchronous
 from .handoff import on_duty
-from .members import about, beside, in_this_life, work
+from .members import about, beside, work
 from .tools import ToolOptions, execution, marked
 
 Mode = Literal["coordinate", "route", "handoff"]
@@ -78,15 +78,12 @@ class Team(Agent):
             if member not in self.members:
                 raise LookupError(f"there is no member {member!r}; members are: {names}")
             it = self.members[member]
-            own = session if self._shares else await in_this_life(self._session_of(it, session), session)
+            own = session if self._shares else await beside(session, member)
             return (await work(it, task, own, execution())).content
 
         delegate.__doc__ = _DELEGATE.format(names=names)
         options = ToolOptions(delegates=tuple(self.members.values()), final=self.mode == "route")
         return marked(delegate, options)
-
-    def _session_of(self, member: Agent, session: Session) -> Session:
-        return session if self._shares else beside(session, str(member.name))
 
 
 def _checked(members: Sequence[Agent], mode: str) -> dict[str, Agent]:

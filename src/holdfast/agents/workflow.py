@@ -12,7 +12,7 @@ from ..session import Session
 from .agent import Agent, asynchronous
 from .engine import check_holds
 from .history import History, calls_of, results_of
-from .members import beside, in_this_life, work
+from .members import beside, work
 from .orders import Crew
 from .pipeline import Pipeline
 from .steps import Step, by_name, listed, ordered
@@ -110,7 +110,4 @@ class Workflow(Agent):
         )
 
     async def _session_for(self, step: Step, session: Session) -> Session:
-        return await in_this_life(self._session_of(step, session), session)
-
-    def _session_of(self, step: Step, session: Session) -> Session:
-        return beside(session, step.work.name or step.name if isinstance(step.work, Agent) else step.name)
+        return await beside(session, step.work.name or step.name if isinstance(step.work, Agent) else step.name)
