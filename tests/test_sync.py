@@ -31,6 +31,7 @@ PAIRS: dict[str, tuple[type, type]] = {
 ENGINE = {
     "Store": {"handle", "tidy", "touch"},
     "Session": {
+        "all_beside",
         "attach",
         "attached",
         "backend",

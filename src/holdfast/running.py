@@ -12,7 +12,7 @@ from . import entries as kinds
 from .backend import BlobDrop, ClaimAct, Counts, HeadPatch, Outcome
 from .entries import CANCELLED, COMPLETED, ERROR, INTERRUPTED, PAUSED, QUEUED, RUNNING, Entry, NewEntry
 from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
-from .ids import new_id, now
+from .ids import new_id, now, run_id_of
 from .messages import Message, encode_message
 from .requirements import Requirement, entry_of, told
 from .runs import LEASE, WAIT, Metrics, Patience, RunEvent, RunInfo, through
@@ -233,12 +233,41 @@ Partial = Callable[[list[Entry]], Awaitable[Message | None]]
 """What is known of a run, beside its entries, that was said in it and is not stored."""
 
 
-async def cancel(session: Session, run_id: str, status: str = CANCELLED, said: Partial | None = None) -> bool:
+async def cancel(session: Session, run_id: str, said: Partial | None = None) -> bool:
     """Record a run as cancelled and end its claim, whoever drives it; False for one that is over. What was `said` is stored with it.
 
-    As interrupted, with that `status`: False for one that waits too, which nobody has a claim for.
-    Its driver may write no more: it learns so from its next commit or heartbeat. `UsageError` for a run there is none of, or a part of one.
+    Nobody decides any more what members of it wait for. Its driver may write no more: it learns so from its next commit or heartbeat.
+    `UsageError` for a run there is none of, or a part of one.
     """
+    ended = await _taken_away(session, run_id, CANCELLED, said)
+    await cancel_members(session, run_id)
+    return ended
+
+
+async def release(session: Session, run_id: str) -> bool:
+    """As `cancel`, and the run reads as interrupted; False for one that waits too, which nobody has a claim for. Members go on waiting."""
+    return await _taken_away(session, run_id, INTERRUPTED)
+
+
+async def cancel_members(session: Session, run_id: str) -> None:
+    """Cancel what members wait for under a run that is over, and theirs under them; whoever ends it need not know its members.
+
+    They are found in `session` itself, where they share it, and in the sessions beside it.
+    """
+    await _cancel_waiting(session, run_id, lambda run: run.root is not None)
+    for own in await session.all_beside():
+        with suppress(SessionGone):
+            await _cancel_waiting(own, run_id, lambda _: True)
+
+
+async def _cancel_waiting(session: Session, run_id: str, wanted: Callable[[RunInfo], bool]) -> None:
+    waits = {it.run_id for it in await session.requirements(members=True) if it.run_id.startswith(run_id_of(run_id, ""))}
+    for id in sorted(waits):
+        if (run := await session.get_run(id)) is not None and wanted(run):
+            await _taken_away(session, id, CANCELLED)
+
+
+async def _taken_away(session: Session, run_id: str, status: str, said: Partial | None = None) -> bool:
     patience = Patience(WAIT)
     while True:
         run, log = await session.run_log(run_id)

@@ -28,14 +28,14 @@ from .backend import (
     Range,
     ReadPlan,
 )
-from .beside import id_beside
-from .entries import COMPLETED, INTERRUPTED, Entry
+from .beside import id_beside, those_beside
+from .entries import COMPLETED, Entry
 from .errors import Conflict, InvalidValue, SessionGone, SessionNotFound, UsageError
 from .ids import check_id, check_session_id, new_id, new_incarnation, new_session_id, now, scope_id
 from .info import Link, SessionInfo, check_ttl, copied, info_of
 from .messages import Message
 from .reading import Readings, check_numbers
-from .running import Run, cancel, counts_of, message_entry
+from .running import Run, cancel, counts_of, message_entry, release
 from .runs import LEASE, WAIT, Metrics
 from .state import CACHE_PREFIX, Scope, State, VolatileCache
 from .values import decode, encode
@@ -176,9 +176,23 @@ class Session(Readings):
 
         If its first write creates it, it `begins_with` this, with the owner and the time to live that this session has.
         """
-        other = Session(id_beside(self.id, name), user_id=self.info.user_id)
-        other.attach(self._linked, None)
+        other = self._another(id_beside(self.id, name))
         other.begins_with = msgspec.structs.replace(begins_with, ttl=self._seen.ttl)
+        return other
+
+    async def all_beside(self) -> list[Session]:
+        """The sessions of members that this one has noted, and those of their members, as they are now."""
+        found: list[Session] = []
+        for it in await those_beside(self._linked, self.key):
+            other = self._another(it.session_id)
+            with suppress(SessionNotFound):
+                await other.refresh()
+                found += [other, *await other.all_beside()]
+        return found
+
+    def _another(self, id: str) -> Session:
+        other = Session(id, user_id=self.info.user_id)
+        other.attach(self._linked, None)
         return other
 
     def clear(self) -> None:
@@ -332,8 +346,8 @@ class Session(Readings):
     async def cancel_run(self, run_id: str) -> bool:
         """End a run that is under way or waits for people, whoever drives it, as cancelled; False for one that is over.
 
-        Its driver may write no more, and stops. What members of a team wait for in sessions of their own stays: `agent.cancel_run` ends
-        that too. `UsageError` for a run that isn't there, or is a part of another.
+        Its driver may write no more, and stops. Nobody is asked any more for what members wait for under it. `UsageError` for a run that
+        isn't there, or is a part of another.
         """
         return await cancel(self, check_id(run_id, "run id"))
 
@@ -342,7 +356,7 @@ class Session(Readings):
 
         It reads as interrupted, its driver may write no more, and stops. `UsageError` for a run that isn't there, or is a part of another.
         """
-        return await cancel(self, check_id(run_id, "run id"), INTERRUPTED)
+        return await release(self, check_id(run_id, "run id"))
 
     # --- files ---
 

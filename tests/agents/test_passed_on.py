@@ -118,6 +118,18 @@ async def test_what_has_expired_keeps_nobody_from_cancelling(chat: Models, store
     assert [info.id async for info in store.sessions(waiting=True)] == []
 
 
+@WHO
+async def test_a_paused_run_that_is_cancelled_asks_nobody_whoever_cancels_it(chat: Models, store: Store, who: str) -> None:
+    """A session knows no agents; a team in between, too, is over."""
+    desk = Desk(chat, store)
+    inner = desk.above(who)
+    server = chat.serve([call("delegate", member=inner.name, task="go"), "done"])
+    await Team(chat.model(server), members=[inner], name="top", store=store).run("go", session_id="s", run_id="r")
+    assert len([it async for it in store.sessions(waiting=True)]) > 1
+    assert await (await there(store, "s")).cancel_run("r")
+    assert (desk.done, await desk.open(), [info.id async for info in store.sessions(waiting=True)]) == ([], [], [])
+
+
 async def slow(given: StepInput) -> str:
     await asyncio.sleep(60)
     return "never"

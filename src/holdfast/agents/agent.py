@@ -33,7 +33,6 @@ from .events import Event
 from .following import follow
 from .history import DEFAULT, History
 from .live import unstored
-from .members import cancel_members
 from .orders import Crew, Instructions, Orders
 from .output import RunOutput
 from .sequence import broken_off
@@ -319,9 +318,7 @@ class Agent:
         async def said(log: list[Entry]) -> Message | None:
             return broken_off(session.id, log, unstored([it for it in await session.blobs(LIVE, prefix=run_id) if it.key == run_id]))
 
-        ended = await cancel(session, check_id(run_id, "run id"), said=said)
-        await cancel_members(self.store, session, run_id)
-        return ended
+        return await cancel(session, check_id(run_id, "run id"), said)
 
     def _session(self, session: Session | None, session_id: str | None, user_id: str | None) -> Session:
         """The handle of a call; nothing is read yet."""

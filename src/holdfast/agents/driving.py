@@ -21,7 +21,7 @@ from ..errors import Conflict, Fenced, InvalidValue, SessionNotFound, UsageError
 from ..ids import now
 from ..messages import Message, to_otel
 from ..requirements import Requirement, entry_of
-from ..running import Run
+from ..running import Run, cancel_members
 from ..runs import Metrics, Patience
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
 from .before import Before, final_note, held, input_in, look, open_calls, reruns, rewritten, waiting
@@ -30,7 +30,7 @@ from .events import Event, HandedOver, RunEnded, RunStarted
 from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
 from .live import Live
-from .members import cancel_members, check_not_passed_on
+from .members import check_not_passed_on
 from .orders import Crew, Orders, made
 from .output import RunOutput, ended, plain_of, text_of
 from .past import past_of
@@ -451,7 +451,7 @@ class Driving:
     async def _cancel_members(self) -> None:
         """Nobody is to decide any more for members that work for this run, which is over."""
         if any(self.crew.options(call.name).delegates for call in open_calls(self.tale.messages)):
-            await cancel_members(self.crew.store, self.session, self.run.id)
+            await cancel_members(self.session, self.run.id)
 
     async def _finish(self, answer: Any) -> RunOutput:
         """Store the answer, and that the run is completed."""

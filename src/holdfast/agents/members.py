@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..backend import HeadPatch
-from ..beside import NOTED, id_beside
+from ..beside import NOTED
 from ..entries import COMPLETED, PAUSED
 from ..errors import AlreadyDecided, SessionNotFound, UsageError
 from ..ids import run_id_of
@@ -57,22 +57,6 @@ async def work(member: Any, task: str, session: Session, call: Execution) -> Run
     if output.status != COMPLETED:
         raise UsageError(f"the work of {member.name!r} has no result: its run {run_id!r} is {output.status}")
     return output
-
-
-async def cancel_members(store: Store, session: Session, run_id: str) -> None:
-    """Cancel what members wait for under a run that is over, and theirs under them; whoever ends it need not know its members.
-
-    They are found in `session` itself, where they share it, and in the sessions beside it.
-    """
-    user, theirs = session.info.user_id, id_beside(session.id, "")
-    beside = [it.id async for it in store.sessions(waiting=True, user_id=user) if it.parent is not None and it.id.startswith(theirs)]
-    for own in [session, *[await store.get(id, user_id=user) for id in beside]]:
-        waits = set[str]() if own is None else {it.run_id for it in await own.requirements(members=True)}
-        for id in sorted([it for it in waits if it.startswith(run_id_of(run_id, ""))]):
-            assert own is not None
-            run = await own.get_run(id)
-            if own is not session or (run is not None and run.root is not None):
-                await own.cancel_run(id)
 
 
 async def check_not_passed_on(store: Store, session: Session, decisions: Sequence[Decision]) -> None:
