@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .backend import Erase, Key, ReadPlan
+from .backend import Erase, Head, Key, ReadPlan
 from .errors import SessionGone, SessionNotFound
 from .info import Link
 
@@ -15,10 +15,12 @@ def id_beside(session_id: str, name: str) -> str:
     return f"{session_id}/{name}"
 
 
-async def those_beside(link: Link, key: Key) -> list[Key]:
-    """Where the sessions are that this one has noted."""
+async def those_beside(link: Link, key: Key, seen: Head | None = None) -> list[Key]:
+    """Where the sessions are that this one has noted, in the life it was `seen` in."""
     found = await link.backend.read(key, ReadPlan(state_since=0))
-    noted = (found.state if found else None) or {}
+    if found is None or (seen is not None and seen.incarnation != found.head.incarnation):
+        return []
+    noted = found.state or {}
     names = [name.removeprefix(NOTED) for name, row in noted.items() if name.startswith(NOTED) and row.value is not None]
     return [Key(key.tenant, id_beside(key.session_id, name)) for name in names]
 

@@ -172,15 +172,13 @@ class Handle:
         repeats, id = id is not None and not fresh, id or new_id()
         if staged:
             await self._write_scopes(id, fresh=not repeats)
-        if head is None:
-            parts["create"] = link.create(self.begins_with)
-        act = claim.act if claim else None
-        if fence is None and act != "take":
-            fence = self._fence
-        if staged:
             puts += self.cells.pending()
             erase = erase or (Erase("content", new_incarnation()) if self.cells.cleared else None)
             patch = self._patch_service_id(patch)
+        if head is None:
+            parts["create"] = link.create(self.begins_with)
+        if fence is None and not (claim and claim.act == "take"):
+            fence = self._fence
         time = time or now()
         if link.state_history:
             _tell_changes(puts, time, parts)
@@ -198,21 +196,22 @@ class Handle:
             fence=fence,
             **parts,
         )
-        others = [] if erase is None else await those_beside(link, self.key)
+        others = [] if erase is None else await those_beside(link, self.key, head)
         outcome = await link.backend.commit(self.key, large.lightened(self.key, commit))
         self._advance(head, outcome.head)
-        if act == "release":
-            self._fence = None
         if detach is not None:
             self.cells.detach(detach)
         self._written(commit, outcome)
         if staged and self._service_id is service_id:
             self._service_id = UNSET
-        if outcome.snapshot is not None:
-            self._learn(outcome.snapshot)
-        for it in others:
-            await erase_beside(link, it, head.user_id if head else self.user_id)
+        await self._let_go(others, head, outcome)
         return outcome
+
+    async def _let_go(self, others: list[Key], head: Head | None, outcome: Outcome) -> None:
+        """Remove the sessions that were beside the life that a commit has ended; not those of a later one, by repeating it."""
+        if head is not None or not outcome.repeated:
+            for it in others:
+                await erase_beside(self._linked, it, head.user_id if head else self.user_id)
 
     def _written(self, commit: Commit, outcome: Outcome) -> None:
         """What was staged is stored, by this commit or by the one that it repeats."""
@@ -222,6 +221,10 @@ class Handle:
         elif erased:
             self.cells.synced = outcome.version - 1
         self.cells.written(commit.puts, outcome.version, made=changes(commit) and not outcome.repeated, erased=erased)
+        if outcome.snapshot is not None:
+            self._learn(outcome.snapshot)
+        if commit.claim is not None and commit.claim.act == "release":
+            self._fence = None
 
     async def _write_scopes(self, id: str, *, fresh: bool) -> None:
         """What is staged on wider state goes first, under the same id: said again, the whole is still one."""

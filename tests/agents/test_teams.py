@@ -629,3 +629,16 @@ async def test_members_sessions_live_as_long_as_the_session(chat: Models, memory
     await team.run("go", session=session)
     expires = [it.expires_at async for it in memory.sessions()]
     assert len([it for it in expires if it is not None]) == 2
+
+
+async def test_clearing_said_again_leaves_the_sessions_of_the_next_life(chat: Models, memory: Store) -> None:
+    made = Made(chat, memory)
+    team = made.team([delegate("a"), "done", delegate("a"), "done"], made.agent("a", ["first", "second"]))
+    await team.run("go", session_id="s")
+    for seen_before in (True, False):
+        session = await seen(memory, "s") if seen_before else memory.handle("s")
+        session.clear()
+        await session.commit(commit_id="once")
+        if seen_before:
+            await team.run("go", session_id="s")
+    assert sorted([it.id async for it in memory.sessions()]) == ["s", "s/a"]
