@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from holdfast import InvalidValue, Message, Session, Store, Text, Uri, UsageError, register, system, user
 from holdfast.agents import (
@@ -36,6 +37,7 @@ from holdfast.agents import (
     tool,
 )
 from holdfast.agents.around import Next
+from holdfast.agents.history import results_of
 from holdfast.ids import now
 from holdfast.testing.model_server import Answer, Request, call
 
@@ -750,6 +752,21 @@ async def test_a_class_that_is_not_registered_is_told_as_plain_json_when_it_is_a
     flow = made(memory, Parallel(Step(lambda _: Parcel(7), name="make"), Step(lambda _: 1, name="one")))
     assert (await flow.run("go", session_id="s", run_id="r")).content == {"make": Parcel(7), "one": 1}
     assert (await flow.run("go", session_id="s", run_id="r")).content == {"make": {"number": 7}, "one": 1}
+
+
+async def test_what_a_step_gives_reads_in_the_log_by_its_fields(memory: Store) -> None:
+    """Also inside of something else."""
+
+    class Parcel(BaseModel):
+        number: int
+
+    def make(_: StepInput) -> Any:
+        return {"parcel": Parcel(number=7), "at": datetime.date(2026, 1, 2), "weight": decimal.Decimal("1.50")}
+
+    flow = made(memory, Step(make, name="make"))
+    await flow.run("go", session_id="s")
+    told = [result.response for message in await (await there(flow, "s")).get_messages() for result in results_of(message)]
+    assert told == [{"parcel": {"number": 7}, "at": "2026-01-02", "weight": "1.50"}]
 
 
 async def test_what_can_not_be_stored_is_an_error_of_its_step_and_can_be_mended(memory: Store) -> None:

@@ -64,6 +64,21 @@ def plain_of(answer: Any) -> Any:
         ) from error
 
 
+def shown_of(value: Any) -> Any:
+    """As `plain_of`, for whoever reads the log: what has no form in JSON is shown as text."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_fields_or_text))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return str(value)
+
+
+def _fields_or_text(value: Any) -> Any:
+    try:
+        return _fields(value)
+    except TypeError:
+        return str(value)
+
+
 def _fields(value: Any) -> Any:
     if callable(dump := getattr(value, "model_dump", None)):
         return dump(mode="json")

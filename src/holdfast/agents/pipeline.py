@@ -24,7 +24,7 @@ from .engine import Answered, Done, Held, Said, Turn
 from .engine import Step as Told
 from .history import results_of
 from .members import work
-from .output import content_of
+from .output import content_of, shown_of, text_of
 from .steps import Condition, Loop, Parallel, Part, Router, Step, StepInput, StepOutput
 from .tools import Waits, as_model_sees, executing
 
@@ -262,13 +262,13 @@ def _arguments(step: Step, given: StepInput) -> dict[str, Any]:
 def _answer(content: Any) -> Done:
     if type(content) is str:
         return Done(content)
-    plain, value = _jsonable(content), encode(content)
+    plain, value = shown_of(content), encode(content)
     return Done(content, plain, None if encode(plain) == value else value)
 
 
 def as_text(done: Done) -> str:
     """The workflow's answer, for whoever reads the conversation."""
-    return done.content if isinstance(done.content, str) else "" if done.content is None else msgspec.json.encode(done.plain).decode()
+    return text_of(done.content if isinstance(done.content, str) else done.plain)
 
 
 def _success(step: Step, path: str, output: StepOutput) -> Message:
@@ -287,7 +287,7 @@ def _failure(step: Step, path: str, error: Exception) -> Message:
 
 def _message(step: Step, path: str, content: Any, native: Mapping[str, Any]) -> Message:
     data = msgspec.Raw(msgspec.json.encode(native))
-    return Message("tool", (ToolResult(_jsonable(content), path),), step.name, Native(FORMAT, data))
+    return Message("tool", (ToolResult(shown_of(content), path),), step.name, Native(FORMAT, data))
 
 
 class _Result(msgspec.Struct):
@@ -312,14 +312,6 @@ def _stored(message: Message) -> StepOutput:
 def _failed(message: Message) -> bool:
     it = _read(message)
     return it is not None and it.failed is not None
-
-
-def _jsonable(content: Any) -> Any:
-    """The content as plain JSON, for whoever reads the log: what is none is shown as text."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(content))
-    except (TypeError, ValueError):
-        return str(content)
 
 
 def _text_of(input: Sequence[Message]) -> str:

@@ -23,6 +23,7 @@ from langgraph.types import Command, Interrupt
 from ... import Message, Native, Reasoning, Session, Store, Text, ToolCall, ToolResult
 from ...agents import Answered, Delta, Done, Held, Said, Turn
 from ...agents.engine import Step
+from ...agents.output import shown_of
 from ...entries import MESSAGE
 from ...errors import InvalidValue, Unsupported, UsageError
 from .elsewhere import INTERRUPT, as_theirs, entries_behind
@@ -220,12 +221,12 @@ class _Telling:
             yield Held(external=tuple(str(it.id) for it in calls))
             return
         structured = self._values.get("structured_response")
-        yield Done(self._answer) if structured is None else Done(structured, _plain(structured))
+        yield Done(self._answer) if structured is None else Done(structured, shown_of(structured))
 
     def _call(self, it: Interrupt) -> ToolCall:
         """An interrupt as a call: a node that interrupts again does it under the same id."""
         again = sum(str(call.id).partition("#")[0] == it.id and call.id in self._results for call in self._asked)
-        return ToolCall("interrupt", f"{it.id}#{again + 1}" if again else it.id, {"value": _plain(it.value)})
+        return ToolCall("interrupt", f"{it.id}#{again + 1}" if again else it.id, {"value": shown_of(it.value)})
 
 
 def _input(own: Sequence[Message], stored: Sequence[Message], run_id: str) -> Iterator[tuple[str, Message]]:
@@ -280,9 +281,3 @@ def _calls(message: Message) -> list[ToolCall]:
 
 def _spoken(message: Message) -> tuple[str, str]:
     return message.text, "".join([part.content for part in message.parts if isinstance(part, Reasoning)])
-
-
-def _plain(value: Any) -> Any:
-    """The value as plain JSON; as text what is none."""
-    dump: Any = getattr(value, "model_dump", None)
-    return dump(mode="json") if callable(dump) else msgspec.to_builtins(value, enc_hook=str)
