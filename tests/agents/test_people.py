@@ -8,15 +8,18 @@ import decimal
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai import Tool
+from pydantic_ai.toolsets import CombinedToolset, FunctionToolset
 
 import holdfast.sync
-from holdfast import AlreadyDecided, InvalidValue, Session, SessionBusy, SessionNotFound, Store, ToolResult, UsageError
-from holdfast.agents import Agent, Decision, RunOutput, RunStarted, TextDelta, ToolAnswered, tool
+from holdfast import AlreadyDecided, InvalidValue, Session, SessionBusy, SessionNotFound, Store, ToolResult, UsageError, assistant, user
+from holdfast.agents import Agent, Decision, History, RunOutput, RunStarted, Summaries, TextDelta, ToolAnswered, tool
 from holdfast.testing.model_server import Answer, Call, Request, call
 
 from .conftest import Counting, Models, output_of, sent, statuses, texts, there, told, until
@@ -222,6 +225,78 @@ async def test_a_call_that_was_broken_off_is_executed_again_only_when_a_person_s
     assert started == ["7"]
     done = await agent.continue_run(paused, [paused.requirements[0].retry()])
     assert (done.status, done.content, started) == ("completed", "Done.", ["7", "7"])
+
+
+def as_object(it: Any) -> Any:
+    return cast("Any", it) if isinstance(it, Tool) else Tool(it)
+
+
+WAYS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+    "a tool object": ("wipe", lambda it: {"tools": [as_object(it)]}),
+    "a toolset": ("wipe", lambda it: {"tools": [FunctionToolset([it])]}),
+    "a toolset with a prefix": ("disk_wipe", lambda it: {"tools": [FunctionToolset([it]).prefixed("disk")]}),
+    "a toolset with other names": ("erase", lambda it: {"tools": [FunctionToolset([it]).renamed({"erase": "wipe"})]}),
+    "toolsets together": ("wipe", lambda it: {"tools": [CombinedToolset([FunctionToolset([it]), FunctionToolset([print])])]}),
+    "an agent's": ("wipe", lambda it: {"own": [it]}),
+    "an agent's tool object": ("wipe", lambda it: {"own": [as_object(it)]}),
+}
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["ours", "theirs"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_consent_is_asked_for_however_the_tool_is_given(chat: Models, memory: Store, way: str, marked: bool) -> None:
+    done: list[str] = []
+
+    def wipe(disk: str) -> str:
+        """Wipe a disk."""
+        done.append(disk)
+        return "wiped"
+
+    name, given = WAYS[way]
+    options = given(tool(confirm=True, expires=60)(wipe) if marked else Tool(wipe, requires_approval=True))
+    server = chat.serve([call(name, disk="a"), "Done."])
+    model = PydanticAgent(chat.impatient(server), tools=options.pop("own")) if "own" in options else chat.model(server)
+    agent = Agent(model, store=memory, **options)
+    paused = await agent.run("wipe a", session_id="s")
+    assert (asked(paused), done) == ([("confirmation", name, {"disk": "a"})], [])
+    assert (paused.requirements[0].expires is not None) == marked
+    assert (await agent.continue_run(paused, [paused.requirements[0].approve(disk="b")])).content == "Done."
+    assert done == ["b"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_only_a_function_itself_can_be_is_refused_in_a_toolset(chat: Models, memory: Store, way: str) -> None:
+    @tool(external=True)
+    def wipe(disk: str) -> str:
+        """Wipe a disk."""
+        raise NotImplementedError
+
+    _, given = WAYS[way]
+    options, server = given(wipe), chat.serve([])
+    model = PydanticAgent(chat.impatient(server), tools=options.pop("own")) if "own" in options else chat.model(server)
+    with pytest.raises(InvalidValue, match=r"tool 'wipe' waits for external: give its function in tools="):
+        Agent(model, store=memory, **options)
+
+
+async def test_a_question_beside_the_conversation_executes_nothing(chat: Models, memory: Store) -> None:
+    """A name and a summary, of an agent of the engine that has tools and an output of its own."""
+    done: list[str] = []
+
+    def wipe(disk: str) -> str:
+        """Wipe a disk."""
+        done.append(disk)
+        return "wiped"
+
+    def rule(request: Request) -> Answer | str:
+        return call("wipe", disk="a") if request.body.get("tools") else "A broken disk"
+
+    inner = PydanticAgent(chat.impatient(chat.serve(rule)), tools=[wipe], output_type=[int, str], instructions="Wipe all.")
+    agent = Agent(inner, store=memory, history=History(summaries=Summaries(keep=0, after=10**6)))
+    session = await memory.session("s")
+    await session.append(user("Please wipe my disk"), assistant("Which one?"))
+    await agent.set_session_name("s", autogenerate=True)
+    assert (await agent.get_session_name("s"), await agent.compact("s"), done) == ("A broken disk", "A broken disk", [])
+    assert not any("Wipe all." in str(request.body) for request in chat.requests)
 
 
 async def test_a_tool_of_the_engine_that_needs_approval_waits_too(models: Models, store: Store) -> None:
@@ -561,8 +636,8 @@ async def test_open_requirements_are_found_by_session_by_store_and_by_user(chat:
 
 async def test_an_admin_sees_what_everybody_has_to_decide(chat: Models, file_store: Store, tmp_path: Path, desk: Desk) -> None:
     agent = chat.agent(lambda _: REFUND, store=file_store, tools=desk.tools())
-    for user in ("ada", "bob"):
-        await agent.run("refund", session_id=f"of {user}", user_id=user)
+    for name in ("ada", "bob"):
+        await agent.run("refund", session_id=f"of {name}", user_id=name)
     async with Store.open(f"sqlite:///{tmp_path}/chat.db", as_admin=True) as admin:
         assert sorted([info.id async for info, _ in admin.requirements()]) == ["of ada", "of bob"]
 

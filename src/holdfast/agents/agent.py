@@ -28,7 +28,7 @@ from .asking import asked
 from .before import check_same
 from .compaction import Compaction
 from .driving import Driving
-from .engine import Engine, check_holds
+from .engine import Engine, by_name, check_holds
 from .events import Event
 from .following import follow
 from .history import DEFAULT, History
@@ -39,7 +39,7 @@ from .sequence import broken_off
 from .stream import RunStream
 from .summaries import Summaries
 from .tale import Emit
-from .tools import checked_tools, name_of, options_of
+from .tools import checked_tools
 from .whole import invoked
 
 log = logging.getLogger("holdfast")
@@ -89,15 +89,16 @@ class Agent:
         self._history = history if add_history_to_context else None
         self._compaction = _compaction(history.summaries or Summaries())
         own = checked_tools(tools)
+        engine = _engine(model, own)
         self._crew = Crew(
             agent=self,
             name=self.name,
             store=self.store,
-            engine=_engine(model, own),
+            engine=engine,
             model=_model_name(model),
             instructions=instructions,
             tools=own,
-            by_name={name_of(it): (it, options_of(it)) for it in own},
+            by_name=by_name(engine, own),
             providers=tuple(context_providers),
             middleware=tuple(middleware),
             prehooks=tuple(prehooks),

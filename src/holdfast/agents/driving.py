@@ -25,7 +25,7 @@ from ..running import Run, cancel_members
 from ..runs import Metrics, Patience
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
 from .before import Before, final_note, held, input_in, look, open_calls, reruns, rewritten, waiting
-from .engine import Answered, Delta, Done, Held, Said, Turn, check_holds
+from .engine import Answered, Delta, Done, Held, Said, Turn, by_name, check_holds
 from .events import Event, HandedOver, RunEnded, RunStarted
 from .history import History, Past, calls_of, results_of, tokens_of, valid
 from .line import in_line
@@ -36,7 +36,7 @@ from .output import RunOutput, ended, plain_of, text_of
 from .past import past_of
 from .sequence import place_of
 from .tale import Emit, Tale
-from .tools import checked_tools, name_of, options_of
+from .tools import checked_tools
 from .watching import Watched
 
 _NOTHING = Before()
@@ -310,8 +310,7 @@ class Driving:
         """Ask the engine, and store what it tells as it goes."""
         if context.tools:
             check_holds(self.crew.engine, checked_tools((*self.crew.tools, *context.tools)))
-            more = {name_of(it): (it, options_of(it)) for it in context.tools}
-            self.crew = msgspec.structs.replace(self.crew, by_name=self.crew.by_name | more)
+            self.crew = msgspec.structs.replace(self.crew, by_name=self.crew.by_name | by_name(self.crew.engine, context.tools))
         rerun = reruns(self._before, open_calls(self.tale.messages))
         past, own = self._sent(context, input, frozenset(rerun))
         turn = Turn(

@@ -16,7 +16,7 @@ from ..messages import Message
 from ..requirements import Requirement
 from ..runs import LEASE
 from ..session import Session
-from .tools import Execution, name_of, options_of
+from .tools import Execution, ToolOptions, name_of, options_of
 from .watching import Watched
 
 
@@ -117,6 +117,7 @@ class Engine(Protocol):
 
     Before the arguments that a person has changed in a call are stored, `check_changed(call, changed, tools)` is called where there is one:
     it raises `InvalidValue` for what the call can't be executed with. Without it whatever executes the call says so, to the model.
+    One whose tools are not all in the agent's list tells them by `named(tools)`, a dict by the names the model calls them by.
     """
 
     def run(self, turn: Turn) -> AsyncGenerator[Step]:
@@ -125,6 +126,13 @@ class Engine(Protocol):
         What it raises ends the run as an error; what was told before is kept. It is closed early when the run is cancelled.
         """
         ...
+
+
+def by_name(engine: Engine, tools: Sequence[Any]) -> dict[str, tuple[Any, ToolOptions]]:
+    """Each tool that the engine may call with these, and what is known of it."""
+    named: Any = getattr(engine, "named", None)
+    found: dict[str, Any] = {name_of(it): it for it in tools} if named is None else named(tools)
+    return {name: (it, options_of(it)) for name, it in found.items()}
 
 
 def check_holds(engine: Engine, tools: Sequence[Any]) -> None:

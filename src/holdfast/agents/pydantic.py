@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -19,8 +19,8 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import CallDeferred, ToolFailed, UserError
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.run import AgentRun
-from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved
-from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
+from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDefinition
+from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, PrefixedToolset, RenamedToolset
 from pydantic_core import to_jsonable_python
 from pydantic_graph import End
 
@@ -32,15 +32,16 @@ from . import native
 from .around import ModelCall
 from .engine import Answered, Delta, Done, Held, Said, Step, Turn
 from .output import content_of
-from .tools import Waits, as_model_sees, check_fits, executing, name_of, options_of
+from .tools import ToolOptions, Waits, as_model_sees, check_fits, executing, name_of, options_of
 
 
 class Prepared(NamedTuple):
-    """An agent's tools as pydantic-ai's own, and whether any of them may make a run wait."""
+    """An agent's tools as pydantic-ai's own, whether any of them may make a run wait, and those that a person has to approve, by name."""
 
     tools: list[Tool[Any]]
     sets: list[AbstractToolset[Any]]
     holds: bool
+    confirmed: frozenset[str]
 
 
 class PydanticEngine:
@@ -57,22 +58,32 @@ class PydanticEngine:
         self._unused = [self.agent.model]
         self._models: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
         self._output: Any = [self.agent.output_type, DeferredToolRequests]
+        self._given = isinstance(model, PydanticAgent)
+        self._may_hold = self._given and not getattr(self.agent, "_output_validators", ())
+        """An agent's own tools may have to wait too; one with validators of its output takes no other output, and has to name it itself."""
         self._prepared: tuple[Any, Prepared] | None = None
 
     def prepare(self, tools: tuple[Any, ...]) -> Prepared:
         """The engine's own form of `tools`; `InvalidValue` for a function no schema can be made for."""
         known = self._prepared
-        if known is None or known[0] is not tools:
+        if known is None or known[0] is not tools or self._given:  # who made that agent may have added tools
             sets = [cast("AbstractToolset[Any]", it) for it in tools if isinstance(it, AbstractToolset)]
-            holds = any(options_of(it).needs or options_of(it).delegates for it in tools)
-            known = (tools, Prepared([_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets, holds))
+            made, named = [_tool(it) for it in tools if not isinstance(it, AbstractToolset)], self.named(tools)
+            holds = self._may_hold or bool(sets) or any(options_of(it).needs or options_of(it).delegates for it in tools)
+            confirmed = frozenset([name for name, it in named.items() if _checked(it).needs == "confirmation"])
+            known = (tools, Prepared(made, sets, holds, confirmed))
             self._prepared = known  # one value: an engine may serve agents with other tools, in other threads
         return known[1]
 
+    def named(self, tools: Iterable[Any]) -> dict[str, Any]:
+        """As `Engine` says; those in toolsets too, and the agent's own."""
+        return dict([found for it in (*self.agent.toolsets, *tools) for found in _named(it)])
+
     def check_changed(self, call: ToolCall, changed: Mapping[str, Any], tools: tuple[Any, ...]) -> None:
         """As `Engine` says."""
-        for it in self.prepare(tools).tools:
-            if it.name == call.name:
+        prepared = self.prepare(tools)
+        for name, it in self.named([*prepared.tools, *prepared.sets]).items():
+            if name == call.name:
                 try:
                     it.function_schema.validator.validate_python({**(call.arguments or {}), **changed})
                 except ValidationError as error:
@@ -90,15 +101,19 @@ class PydanticEngine:
                 self._models[loop] = _model(self._described)
         return self._models[loop]
 
+    def _beside(self) -> PydanticAgent[Any, Any]:
+        """The model without the agent's tools, instructions and output: for a question beside the conversation."""
+        return PydanticAgent(self.agent.model, model_settings=self.agent.model_settings)
+
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
-        tools, sets, holds = self.prepare(turn.tools)
-        history, calls = _asking(_sent_anew(native.requests(turn.messages), turn.service), turn), _capability(turn)
-        async with self.agent.iter(
+        tools, sets, holds, confirmed = self.prepare(turn.tools)
+        history, calls = _asking(_sent_anew(native.requests(turn.messages), turn.service), turn), _capability(turn, confirmed)
+        async with (self.agent if turn.own else self._beside()).iter(
             model=self._model_here(),
             message_history=history,
             deferred_tool_results=_approved(turn),
-            output_type=self._output if holds else None,
+            output_type=self._output if holds and turn.own else None,
             instructions=turn.instructions,
             model_settings=_kept_by_provider(self.agent.model, turn.service),
             toolsets=[*sets, FunctionToolset(tools)] if tools else sets or None,
@@ -175,8 +190,9 @@ def _kept_by_provider(model: Any, service: str | None) -> Any:
 class _Calls(AbstractCapability[Any]):
     """A tool that raises has answered: the model is told, and goes on. What people filled in is there while the tool is executed."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, confirmed: frozenset[str]) -> None:
         self._turn = turn
+        self._confirmed = confirmed
         self.waiting: dict[str, tuple[Requirement, ...]] = {}
         self.broken: Exception | None = None
         """What broke the stream off: whoever is around the model call is only cancelled."""
@@ -189,6 +205,9 @@ class _Calls(AbstractCapability[Any]):
         except Exception as error:
             self.broken = error
             raise
+
+    async def prepare_tools(self, ctx: Any, tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
+        return [replace(it, kind="unapproved") if it.name in self._confirmed and it.kind == "function" else it for it in tool_defs]
 
     async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
         with executing(self._turn.execution(call.tool_call_id)):
@@ -252,8 +271,8 @@ def _note(call: ModelCall, response: ai.ModelResponse) -> None:
     call.input_tokens, call.output_tokens = response.usage.input_tokens, response.usage.output_tokens
 
 
-def _capability(turn: Turn) -> _Calls:
-    return _WatchedCalls(turn) if turn.watched is not None and turn.watched.models else _Calls(turn)
+def _capability(turn: Turn, confirmed: frozenset[str]) -> _Calls:
+    return (_WatchedCalls if turn.watched is not None and turn.watched.models else _Calls)(turn, confirmed)
 
 
 def _held(asked: DeferredToolRequests, others: dict[str, tuple[Requirement, ...]]) -> Held:
@@ -296,6 +315,29 @@ def _openai(model: OpenAIResponses | OpenAIChat) -> Model:
     make = OpenAIResponsesModel if isinstance(model, OpenAIResponses) else OpenAIChatModel
     settings: Any = model.settings or None
     return make(model.id, provider=OpenAIProvider(base_url=model.base_url, api_key=model.api_key), settings=settings)
+
+
+def _named(it: Any) -> Iterator[tuple[str, Any]]:
+    """A tool, or the tools of a toolset as far as it tells, by the names the model calls them by."""
+    if not hasattr(it, "get_tools"):
+        yield name_of(it), it
+        return
+    yield from getattr(it, "tools", {}).items()
+    for inner in (*getattr(it, "toolsets", ()), *([it.wrapped] if hasattr(it, "wrapped") else ())):
+        for name, tool in _named(inner):
+            if isinstance(it, PrefixedToolset):
+                name = f"{it.prefix}_{name}"
+            elif isinstance(it, RenamedToolset):
+                name = next((new for new, old in it.name_map.items() if old == name), name)
+            yield name, tool
+
+
+def _checked(it: Any) -> ToolOptions:
+    """What is known of a tool; `InvalidValue` for what only holds of a function that is given itself."""
+    options = options_of(it)
+    if isinstance(it, Tool) and options.needs in ("input", "external"):
+        raise InvalidValue(f"tool {it.name!r} waits for {options.needs}: give its function in tools=[...], not a Tool or a toolset of it")
+    return options
 
 
 def _tool(it: Any) -> Tool[Any]:
