@@ -501,6 +501,19 @@ def test_a_narrow_screen_shows_one_thing(people: People) -> None:
     expect(page.get_by_role("tablist")).to_be_hidden()
 
 
+@pytest.mark.parametrize("width", [320, 390, 600])
+def test_what_lies_behind_fills_a_narrow_screen(people: People, width: int) -> None:
+    page = people.person(f"#/s/{LONG}", size=(width, 640))
+    page.get_by_role("button", name="Details").click()
+    box = page.locator(".panel").bounding_box()
+    assert box is not None
+    assert (box["x"], box["width"]) == (0, width)
+    assert page.locator(".panel nav").evaluate("it => it.scrollWidth <= it.clientWidth")
+    page.get_by_role("tab", name="Info").click()
+    expect(page.locator(".facts")).to_be_visible()
+    assert page.locator(".panel .body").evaluate("it => it.scrollWidth <= it.clientWidth")
+
+
 def test_what_is_beside_a_conversation_goes_and_comes_with_it(people: People) -> None:
     page = people.person()
     rows(page).first.click()
