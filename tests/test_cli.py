@@ -443,3 +443,15 @@ def test_db_check(url: str, tmp_path: Path) -> None:
     assert (result.exit_code, as_json.exit_code) == (1, 1)
     assert "session 'ada-1' of tenant 'default': its log has" in result.stdout
     assert json.loads(as_json.stdout)["problems"] == result.stdout.splitlines()
+
+
+def test_chat_keeps_to_an_agents_own_store_in_redis(tmp_path: Path) -> None:
+    pytest.importorskip("redis")
+    own = "RedisBackend(redis.asyncio.Redis(host='127.0.0.1', port=1))"
+    (tmp_path / "desk.py").write_text(
+        f"import redis.asyncio\nfrom holdfast import Agent, Store\nfrom holdfast.backends.redis import RedisBackend\n"
+        f"desk = Agent('test', name='desk', store=Store({own}))\n",
+        "utf-8",
+    )
+    assert "127.0.0.1:1: can't connect" in cli("chat", "desk.py:desk", input="hello\n").stderr
+    assert not (tmp_path / "holdfast.db").exists()

@@ -20,7 +20,7 @@ from holdfast import sync as blocking
 from holdfast.runtime import Runtime
 from holdfast.runtime.settings import Found, Settings
 from holdfast.server import create_app, taking
-from holdfast.server.process import Serve, set_up
+from holdfast.server.process import Serve, about, set_up
 from holdfast.server.queue import RunQueue, Waiting
 from holdfast.testing.model_server import Answer, ModelServer, Request, call
 from tests.server.conftest import desk, events
@@ -90,6 +90,21 @@ def test_which_store_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert place("own_desk.py", found(type="sqlite")) == "holdfast.db"
     assert place("own_desk.py", found()) == "own.db"
     assert place("no_desk.py", found()) == "holdfast.db"
+
+
+def test_it_tells_of_the_store_that_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("redis")
+    own = "from holdfast import Agent, Store\ndesk = Agent('test', name='desk', store=Store.open('redis://:hu@sh@kept.example/2'))"
+    (tmp_path / "kept_desk.py").write_text(own, "utf-8")
+
+    def told(store: str | None = None) -> Any:
+        return about(set_up(found(), Serve(targets=["kept_desk.py"], store=store)))["store"]
+
+    assert told() == "redis://kept.example:6379/2"
+    assert told("rediss://u:hush@said.example:1") == "rediss://said.example:1/0"
+    assert told("sqlite:///said.db") == f"sqlite:///{tmp_path / 'said.db'}"
+    assert told("memory://") == "memory:// (it ends with this process)"
 
 
 # --- how it stops ----------------------------------------------------------------------------------------------------

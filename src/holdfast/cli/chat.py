@@ -13,6 +13,7 @@ import typer
 
 from .. import Store, UsageError
 from ..runtime import loading
+from ..runtime.stores import lasts
 from .command import DEFAULT_FILE, ENVIRONMENT, Terminal, settings
 from .output import working
 
@@ -106,7 +107,7 @@ async def _talk(terminal: Terminal, agent: Agent, title: str, words: Sequence[st
 def _store(terminal: Terminal, agent: Agent) -> Store:
     """--store; the agent's own, seen as this caller; or where the other commands look, made there if need be."""
     own = agent.store
-    if terminal.url is None and own.backend.capabilities.durable:
+    if terminal.url is None and lasts(own.backend):
         return Store(own.backend, tenant=terminal.given_tenant or own.tenant, as_admin=terminal.user is None, ttl=own.ttl)
     if terminal.url is None and ENVIRONMENT not in os.environ and settings() is None:
         terminal.url = f"sqlite:///{DEFAULT_FILE}"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import uvicorn
@@ -24,6 +23,7 @@ from fastapi import FastAPI
 from .. import Store, UsageError
 from ..runtime import Runtime
 from ..runtime.settings import Found, ServerSettings
+from ..runtime.stores import place_of
 from .app import create_app
 from .callers import check_exposed
 
@@ -155,18 +155,4 @@ def log_to_stderr() -> None:
 
 def about(runtime: Runtime) -> dict[str, Any]:
     """What people are told when it starts."""
-    return {"agents": list(runtime.agents), "store": _where(runtime), "inbox": runtime.settings.server.inbox}
-
-
-def _where(runtime: Runtime) -> str:
-    """The store's place without its secrets."""
-    backend: Any = runtime.store.backend
-    while hasattr(backend, "inner"):
-        backend = backend.inner
-    if isinstance(path := getattr(backend, "path", None), str):
-        return f"sqlite:///{path}"
-    if not backend.capabilities.durable:
-        return "memory:// (it ends with this process)"
-    parts = urlsplit(runtime.settings.session.place())
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:********@{host}" if parts.password else parts.netloc, query=""))
+    return {"agents": list(runtime.agents), "store": place_of(runtime.store.backend), "inbox": runtime.settings.server.inbox}
