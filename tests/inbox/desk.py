@@ -28,6 +28,7 @@ HOSTILE = "hostile"
 LONG = "long"
 BROKEN = "broken"
 CALLS = "calls"
+LEFT = "left"
 ATTACKS = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>",
     "[a](javascript:window.hacked=1) [b](data:text/html,<script>window.hacked=1</script>) <javascript:window.hacked=1> [ok](https://example.org/x)",
@@ -158,12 +159,13 @@ def runtime(model: ModelServer, store: str) -> Runtime:
 
 
 async def seed(url: str) -> None:
-    """Many short conversations, a long one, one that broke off, one of many calls, and one that means harm."""
+    """Many short conversations, a long one, one that broke off, one of many calls, one whose agent has left, and one that means harm."""
     async with Store.open(url, as_admin=True) as store:
         await asyncio.gather(*[_short(store, number) for number in range(MANY)])
         await _long(store)
         await _broken(store)
         await _calls(store)
+        await _left(store)
         hostile = await store.session(HOSTILE, user_id="<b>mallory</b>")
         await hostile.rename("<img src=x onerror='window.hacked = 1'> \u202egnp.exe")
         await hostile.append(*_hostile())
@@ -199,6 +201,13 @@ async def _calls(store: Store) -> None:
             found = [Message("tool", (ToolResult("found", it.id),), it.name) for it in made[:-1]]
             await run.append(Message("assistant", tuple(made)), *found)
             raise RuntimeError
+
+
+async def _left(store: Store) -> None:
+    """A conversation of an agent that is not registered here any more."""
+    session = await store.session(LEFT)
+    async with session.run(user("Who is there?"), agent="clerk") as run:
+        await run.append(assistant("It was me."))
 
 
 async def _short(store: Store, number: int) -> None:

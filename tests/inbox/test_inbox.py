@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, Route, expe
 from holdfast.server.hashes import hash_of, new_key
 
 from .browser import Desk, People, launch, running
-from .desk import BROKEN, CALLS, HOSTILE, LONG, MANY, seed, seed_one
+from .desk import BROKEN, CALLS, HOSTILE, LEFT, LONG, MANY, seed, seed_one
 
 NARROW = (390, 780)
 MOST_NODES = 1_500
@@ -67,6 +67,10 @@ def begin(page: Page, text: str) -> None:
 def say(page: Page, text: str) -> None:
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
+
+
+def _agent(name: str) -> dict[str, str | None]:
+    return {"name": name, "kind": "agent", "instructions": None}
 
 
 def picture(name: str, size: int = 0) -> FilePayload:
@@ -157,6 +161,45 @@ def test_pictures_that_do_not_fit_are_refused_before_they_are_sent(people: Peopl
     chosen.set_input_files([picture(str(number)) for number in range(11)])
     expect(page.locator(".chip")).to_have_count(10)
     expect(page.locator(".toasts")).to_contain_text("10.png is one too many")
+
+
+@pytest.mark.parametrize("name", [LEFT, "s00007"])
+def test_where_no_agent_has_a_conversation_one_is_chosen(people: People, name: str) -> None:
+    page = people.person(f"#/s/{name}")
+    expect(page.get_by_text("Which agent goes on with this conversation?")).to_be_visible()
+    page.get_by_role("radio", name="poet").check()
+    say(page, "A verse of it")
+    expect(page.locator(".turn.agent:not(.live)").last).to_contain_text("The tide lets go")
+    expect(page.locator(".turn.agent .who").last).to_have_text("poet")
+    expect(page.get_by_role("radio")).to_have_count(0)
+    say(page, "And on")
+    expect(page.locator(".turn.agent:not(.live)").last).to_contain_text("You said: And on")
+    expect(page.locator(".turn.agent .who").last).to_have_text("poet")
+
+
+def test_a_message_whose_agent_has_left_meanwhile_goes_to_another(people: People) -> None:
+    people.expected = ("404",)
+    page = people.person()
+    begin(page, "To the one who leaves")
+    expect(page.locator(".end")).to_have_count(1)
+    page.route("**/agents", lambda it: it.fulfill(json=[_agent("poet"), _agent("clerk")]))
+    page.route("**/run", lambda it: it.fulfill(status=404, json={"detail": "there is no agent 'desk'"}), times=1)
+    say(page, "Still there?")
+    expect(page.locator(".turn.failed")).to_contain_text("there is no agent")
+    expect(page.get_by_role("radio", name="poet")).to_be_checked()
+    page.get_by_role("button", name="Send again").click()
+    expect(page.locator(".turn.agent:not(.live) .who").last).to_have_text("poet")
+
+
+def test_the_only_agent_is_not_asked_for(people: People) -> None:
+    page = people.person()
+    page.route("**/agents", lambda it: it.fulfill(json=[_agent("desk")]))
+    for name in (LEFT, "s00008"):
+        page.goto(f"{people.url}/#/s/{name}")
+        expect(page.locator(".log .begin")).to_be_visible()
+        say(page, "And what of this?")
+        expect(page.locator(".turn.agent:not(.live)").last).to_contain_text("You said: And what of this?")
+        expect(page.get_by_role("radio")).to_have_count(0)
 
 
 def test_a_run_is_cancelled(people: People) -> None:

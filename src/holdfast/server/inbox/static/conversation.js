@@ -1,5 +1,6 @@
 // One conversation: read from the log, followed live, written to. What is shown is the log and what is being said right now, nothing else.
 
+import { chosenIn, offers } from "./agents.js";
 import { download, follow, get, patch, post, remove, seg } from "./api.js";
 import { Approvals } from "./approvals.js";
 import { Composer } from "./composer.js";
@@ -24,10 +25,10 @@ export class Conversation {
     this.approvals = new Approvals(id, { onDecided: () => this.look() });
     this.composer = new Composer({
       draft: id,
-      target: () => ({ session_id: id, ...(this.session?.agent ? { agent: this.session.agent } : {}), ...asOwner(this.session) }),
+      target: () => this.target(),
       onSend: (sent) => (this.live.pending(sent), this.toEnd()),
       onSent: (sent, answer) => this.live.accepted(sent, answer),
-      onFailed: (sent, problem) => this.live.refused(sent, problem, () => this.composer.deliver(sent)),
+      onFailed: (sent, problem) => this.refused(sent, problem),
     });
     this.build();
     this.soon = settled(() => this.look(), 60);
@@ -37,13 +38,13 @@ export class Conversation {
   build() {
     this.head = el("header.bar");
     this.older = el("div.older");
-    this.log = el("div.log", { role: "log", "aria-label": "Conversation", tabindex: "0" }, this.older, this.turns.box, this.live.box, this.approvals.box);
+    this.log = el("div.log", { role: "log", "aria-label": "Conversation", tabindex: "0" }, this.older, this.turns.box, this.live.box, this.approvals.box, (this.pick = el("div.pick")));
     this.log.addEventListener("scroll", perFrame(() => this.scrolled()), { passive: true });
     this.down = el("button.down", { type: "button", hidden: true, title: "To the newest", "aria-label": "To the newest", onclick: () => this.toEnd() }, "↓");
     this.lost = el("p.lost", { role: "status", hidden: true }, "The connection is lost; trying again…");
     this.box = el("section.conversation", { "aria-label": "Conversation" }, this.head, this.lost, this.log, el("div.foot", this.down, this.composer.box));
     this.watch = new ResizeObserver(() => this.stick());
-    for (const it of [this.log, this.turns.box, this.approvals.box]) this.watch.observe(it);
+    for (const it of [this.log, this.turns.box, this.approvals.box, this.pick]) this.watch.observe(it);
     this.drawHead();
   }
 
@@ -84,6 +85,7 @@ export class Conversation {
       this.session = session;
       this.show(entries, ends);
       this.took(session);
+      this.offer();
       this.toEnd();
       if (session.waiting) this.look();
       this.listen(Math.max(0, ...entries.items.map((it) => it.seq)));
@@ -221,7 +223,9 @@ export class Conversation {
 
   took(session) {
     const first_line = session.first_line ?? this.session?.first_line ?? this.turns.first ?? null;
+    const agent = this.session?.agent;
     this.session = { ...this.session, ...session, first_line };
+    if (this.tail && this.session.agent !== agent) this.offer();
     const left = this.live.standing(this.session.running);
     clearTimeout(this.leftAlone);
     if (left.length) this.leftAlone = setTimeout(() => this.brokenOff(left), TAKEN_UP);
@@ -236,6 +240,30 @@ export class Conversation {
     const over = found.filter((it) => it && !underWay(it.status) && this.live.runs.has(it.id));
     this.turns.over(new Map(over.map((it) => [it.id, it.status])));
     for (const it of over) this.live.end(it.id);
+  }
+
+  // --- writing ---
+
+  /** To whom a message goes: the agent that has the conversation, or the one that was chosen. */
+  target() {
+    const agent = chosenIn(this.pick) ?? this.instead ?? this.session?.agent;
+    return { session_id: this.id, ...(agent ? { agent } : {}), ...asOwner(this.session) };
+  }
+
+  /** Where no agent that is registered has the conversation: the only one there is goes on with it, or the person says which. */
+  async offer() {
+    const agents = await get("agents").catch(() => null);
+    if (this.closed || !agents) return;
+    const missing = !agents.some((it) => it.name === this.session?.agent);
+    const asked = chosenIn(this.pick);
+    this.instead = missing && agents.length === 1 ? agents[0].name : null;
+    if (!missing || agents.length === 1) fill(this.pick);
+    else if (!agents.some((it) => it.name === asked)) fill(this.pick, offers(agents, "Which agent goes on with this conversation?"));
+  }
+
+  refused(sent, problem) {
+    this.live.refused(sent, problem, () => this.composer.deliver({ ...sent, body: { ...sent.body, ...this.target() } }));
+    if (problem.status === 404 || problem.status === 422) this.offer();
   }
 
   // --- what can be done ---

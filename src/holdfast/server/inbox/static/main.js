@@ -1,10 +1,11 @@
 // The page: the list, the conversation, what is beside it; where the address points, and what the keys do.
 
+import { chosenIn, offers } from "./agents.js";
 import { follow, get, onKeyWanted, seg } from "./api.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { askForKey, help, toast } from "./dialogs.js";
-import { el, fill, oneLine, settled } from "./dom.js";
+import { el, fill, settled } from "./dom.js";
 import { List } from "./list.js";
 import { Panel } from "./panel.js";
 import * as theme from "./theme.js";
@@ -149,22 +150,16 @@ class Page {
   }
 
   drawNew(holder, agents) {
-    const name = "agent";
-    const choices = agents.map((it, place) =>
-      el("label.offer", el("input", { type: "radio", name, value: it.name, checked: place === 0 }), el("b", oneLine(it.name)), el("span.kind", it.kind === "agent" ? "" : it.kind), el("small", { dir: "auto" }, oneLine(it.instructions ?? ""))),
-    );
-    const chosen = () => holder.querySelector("input[name=agent]:checked")?.value;
     const says = el("p.says", { role: "status" });
     let sending = false;
     const composer = (this.composer = new Composer({
       draft: "",
-      target: () => !sending && { agent: chosen(), ...(this.filter.user && { user_id: this.filter.user }) },
+      target: () => !sending && { agent: chosenIn(holder), ...(this.filter.user && { user_id: this.filter.user }) },
       onSend: () => ((sending = true), (says.textContent = "sending…")),
       onSent: (sent, answer) => this.composer === composer && this.begun(answer.session_id, composer),
       onFailed: (sent, problem) => ((sending = false), (says.textContent = problem.message), (composer.area.value = sent.body.message)),
     }));
-    const pick = el("fieldset.agents", el("legend", agents.length ? "Which agent?" : "No agent is registered here."), choices);
-    holder.append(el("div.log", pick), el("div.foot", says, composer.box));
+    holder.append(el("div.log", offers(agents, "Which agent?")), el("div.foot", says, composer.box));
     composer.area.focus();
   }
 
