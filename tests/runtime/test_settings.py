@@ -189,6 +189,27 @@ def test_what_makes_no_sense_is_refused_by_name(file: str | None, environment: d
 
 
 @pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("server:\n  host: a\nagents: []\nserver:\n  port: 1\n", "server is set twice, in lines 1 and 4"),
+        ("session: {redis: {ttl: 1,\n ttl: 2}}\n", r"session\.redis\.ttl is set twice, in lines 1 and 2"),
+        ("server: {auth: {keys: [{user: a},\n {user: a,\n user: a}]}}\n", r"server\.auth\.keys\[1\]\.user is set twice, in lines 2 and 3"),
+        (f"session: {{redis: {{password: {HUSH}, 'password': {HUSH}}}}}\n", r"session\.redis\.password is set twice, in lines 1 and 1"),
+    ],
+    ids=["block", "inner", "list", "secret"],
+)
+def test_what_a_file_sets_twice_is_refused(file: str, message: str) -> None:
+    with pytest.raises(InvalidValue, match=rf"config\.yaml: {message}") as error:
+        given(file)
+    assert HUSH not in str(error.value)
+
+
+def test_an_anchor_may_be_used_often() -> None:
+    file = "session:\n  redis: &it {ttl: 1, url: 'redis://a'}\n  postgres: {<<: *it, url: 'postgresql://b'}\n"
+    assert given(file).settings.session.postgres == msgspec.structs.replace(Settings().session.postgres, url="postgresql://b", ttl=1)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "fix"),
     [
         ("SERVER__PORT", "99999", "Expected `int` <= 65535"),
@@ -241,6 +262,22 @@ def test_what_is_secret_is_shown_as_stars() -> None:
     assert "redis://user:********@host/0" in told
     assert HUSH not in repr(found.settings.session.redis.password)
     assert HUSH in found.settings.session.place()
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "told"),
+    [
+        ("HOLDFAST_STORE", "redis://:p@ssw0rd@127.0.0.1:18999/0", "redis://:********@127.0.0.1:18999/0"),
+        ("HOLDFAST_STORE", "redis://u:a/b@c?d@h/0", "redis://u:********@h/0"),
+        ("HOLDFAST_STORE", "redis://h:1/0", "redis://h:1/0"),
+        ("HOLDFAST_SERVER__AUTH__JWT__JWKS_URL", "https://h/k?api_key=SEC&v=1", "https://h/k?api_key=********&v=1"),
+        ("HOLDFAST_SERVER__AUTH__JWT__JWKS_URL", "https://h:1/k?Access-Token=S#C", "https://h:1/k?Access-Token=********"),
+    ],
+    ids=[f"url{n}" for n in range(5)],
+)
+def test_a_url_is_shown_without_its_secrets(name: str, url: str, told: str) -> None:
+    setting = {"HOLDFAST_STORE": "session.url"}.get(name, "server.auth.jwt.jwks_url")
+    assert dict(shown(given(**{name: url}).settings))[setting] == told
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from .. import InvalidValue, MissingExtra, UsageError
+from .. import InvalidValue, UsageError
 from .checks import CHECKS
+from .file import parsed
 
 OURS, THEIRS = "HOLDFAST_", "AK_"
 FILE = "config.yaml"
@@ -196,7 +197,7 @@ def read(environment: Mapping[str, str], *, file: str | None = None) -> Found:
         raise InvalidValue(f"{path}: there is no such file")
     given: dict[str, tuple[Any, str]] = {}
     if path.is_file():
-        given |= {name: (value, str(path)) for name, value in _leaves(_parsed(path), Settings, "")}
+        given |= {name: (value, str(path)) for name, value in _leaves(parsed(path), Settings, "")}
     given |= dict(_of_environment(environment, THEIRS))
     given |= dict(_of_environment(environment, OURS))
     for name, (_, source) in given.items():
@@ -219,27 +220,6 @@ def shown(settings: Settings) -> Iterator[tuple[str, Any]]:
 
 
 # --- from where ------------------------------------------------------------------------------------------------------
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f'{path} needs PyYAML, which is not installed: pip install "holdfast[serve]"') from error
-    try:
-        found: Any = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"{path} is no YAML: {_problem(error)}") from None
-    if found is not None and not isinstance(found, dict):
-        raise InvalidValue(f"{path}: it holds a {type(cast('object', found)).__name__}, not names and values")
-    return cast("dict[str, Any]", found or {})
-
-
-def _problem(error: Any) -> str:
-    """What is wrong, and where; not the line itself, which may hold a password."""
-    mark = getattr(error, "problem_mark", None)
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
-    return f"{getattr(error, 'problem', None) or getattr(error, 'reason', None) or type(error).__name__}{where}"
 
 
 def _leaves(tree: Mapping[str, Any], kind: Any, above: str) -> Iterator[tuple[str, Any]]:
@@ -346,8 +326,9 @@ def _secretive(kind: Any) -> bool:
 
 
 _STARS = "********"
-_IN_QUERY = re.compile(r"(?<=[?&])([^=&#]*(?:password|secret|token)[^=&#]*=)[^&#]+", re.IGNORECASE)
-_IN_PLACE = re.compile(r"(?<=//)([^:@/?#]*):[^@]*(?=@)")
+_IN_QUERY = re.compile(r"(?<=[?&])([^=&#]*(?:key|password|secret|token)[^=&#]*=)[^&]+", re.IGNORECASE)
+_IN_PLACE = re.compile(r"(?<=//)([^:@/?#]*):.*(?=@)", re.DOTALL)
+"""As errors about store URLs have it (`backends.urls.shown`): a login goes to the last @, for a password may hold some."""
 
 
 def _told(name: str, kind: Any, value: Any) -> str:
