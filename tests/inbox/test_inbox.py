@@ -366,6 +366,41 @@ def test_what_was_said_is_found(people: People) -> None:
     assert here(page) == first
 
 
+def test_a_search_tells_how_it_stands_and_what_was_said_comes_at_once(people: People) -> None:
+    page = people.person()
+    begin(page, "A patient heron stands")
+    expect(page.locator(".end")).to_be_visible()
+    begin_of_it = here(page)
+    held: list[Route] = []
+    page.route(re.compile(r"/sessions\?.*name=patient"), lambda it: held.append(it))
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    page.keyboard.type("patient heron")
+    expect(page.locator(".list [role=status]")).to_contain_text("Searching…")
+    expect(page.locator(".hit", has_text="A patient heron stands").first).to_be_visible()
+    held.pop().fulfill(json={"items": [], "cursor": "more"})
+    expect(page.locator(".list [role=status]")).to_contain_text("1 page looked through")
+    expect(page.locator(".list [role=status]")).to_contain_text("Searching…")
+    with page.expect_event("requestfailed", lambda it: "patient" in it.url):
+        page.get_by_label("Search conversations").fill("heron that is patient")
+    page.locator(".hit", has_text="A patient heron stands").first.click()
+    assert here(page) == begin_of_it
+
+
+def test_a_search_looks_at_more_at_once_and_waits_while_it_goes_on(people: People) -> None:
+    page = people.person()
+    expect(rows(page).first).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda it: asked.append(it.url) if "name=" in it.url else None)
+    page.route(re.compile(r"/sessions\?.*name="), lambda _: None)
+    page.get_by_label("Search conversations").fill("z")
+    expect(page.locator(".list [role=status]")).to_contain_text("Searching…")
+    page.get_by_label("Search conversations").press_sequentially("ebra", delay=250)
+    with page.expect_request(re.compile("name=zebra")):
+        pass
+    assert [re.findall(r"name=(\w+)&limit=(\d+)", it) for it in asked] == [[("z", "200")], [("zebra", "200")]]
+
+
 def test_the_agent_names_it(people: People) -> None:
     page = people.person()
     begin(page, "About a kettle")

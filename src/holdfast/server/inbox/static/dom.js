@@ -48,12 +48,12 @@ export function perFrame(act) {
   };
 }
 
-/** Run when nothing came for so many milliseconds. */
+/** Run when nothing came for so many milliseconds; `ms` may be a function that tells how many. */
 export function settled(act, ms) {
   let timer;
   return (...args) => {
     clearTimeout(timer);
-    timer = setTimeout(() => act(...args), ms);
+    timer = setTimeout(() => act(...args), typeof ms === "function" ? ms() : ms);
   };
 }
 

@@ -2,11 +2,12 @@
 
 import { get } from "./api.js";
 import { el, fill, oneLine, perFrame } from "./dom.js";
-import { older, plainly, time, title } from "./format.js";
+import { older, plainly, plural, time, title } from "./format.js";
 
 export const ROW = 72;
 const BEYOND = 6;
 const PAGE = 100;
+const LARGEST_PAGE = 200; // of a search: a server looks at more sessions for it at once
 const AHEAD = 60;
 
 export const WORDS = { running: "running", waiting: "waits for you", error: "failed", idle: "" };
@@ -21,8 +22,10 @@ export class List {
     this.onPage = onPage;
     this.rows = new Map();
     this.space = el("div.space");
-    this.note = el("div.note", { role: "status" });
-    this.box = el("div.list", { role: "listbox", tabindex: "0", "aria-label": "Conversations" }, this.space, this.note);
+    this.says = el("div.note", { role: "status" });
+    this.progress = el("span", { "aria-hidden": "true" });
+    this.said = el("div.note.said");
+    this.box = el("div.list", { role: "listbox", tabindex: "0", "aria-label": "Conversations" }, this.space, this.says, this.said);
     this.draw = perFrame(() => this.drawNow());
     this.box.addEventListener("scroll", this.draw, { passive: true });
     new ResizeObserver(this.draw).observe(this.box);
@@ -35,7 +38,9 @@ export class List {
   start(filter) {
     this.filter = filter;
     this.round = (this.round ?? 0) + 1;
-    Object.assign(this, { items: [], places: new Map(), cursor: undefined, problem: null, loading: false, at: 0, hits: null });
+    this.control?.abort();
+    this.control = new AbortController();
+    Object.assign(this, { items: [], places: new Map(), cursor: undefined, problem: null, loading: false, at: 0, hits: null, pages: 0 });
     this.clearRows();
     this.box.scrollTop = 0;
     this.more();
@@ -50,6 +55,11 @@ export class List {
     return this.cursor === null;
   }
 
+  /** Whether names are looked through at the moment. */
+  get searching() {
+    return this.loading && Boolean(this.filter.name);
+  }
+
   async more() {
     if (this.loading || this.done) return;
     const round = this.round;
@@ -57,8 +67,10 @@ export class List {
     this.problem = null;
     this.draw();
     try {
-      const page = await get("sessions", { ...this.filter, limit: PAGE, lines: true, cursor: this.cursor });
+      const limit = this.filter.name ? LARGEST_PAGE : PAGE;
+      const page = await get("sessions", { ...this.filter, limit, lines: true, cursor: this.cursor }, { signal: this.control.signal });
       if (round !== this.round) return;
+      this.pages++;
       this.cursor = page.cursor ?? null;
       page.items.forEach((it) => this.places.has(it.id) || this.push(it));
       this.onPage();
@@ -150,11 +162,11 @@ export class List {
     const last = Math.min(this.items.length, Math.ceil((scrollTop + clientHeight) / ROW) + BEYOND);
     this.space.style.height = `${this.items.length * ROW}px`;
     this.drawRows(first, last);
+    if (last > this.items.length - AHEAD && !this.problem) this.more();
     this.drawNote();
     const current = this.rows.get(this.items[this.at]?.id);
     if (current) this.box.setAttribute("aria-activedescendant", current.node.id);
     else this.box.removeAttribute("aria-activedescendant");
-    if (last > this.items.length - AHEAD && !this.problem) this.more();
   }
 
   drawRows(first, last) {
@@ -198,20 +210,26 @@ export class List {
   /** What was said that fits the search, where the server has an index of it. */
   async find(text) {
     const round = this.round;
-    const { hits } = await get("search", { q: text, limit: 12 }).catch(() => ({ hits: null }));
+    const { hits } = await get("search", { q: text, limit: 12 }, { signal: this.control.signal }).catch(() => ({ hits: null }));
     if (round !== this.round || !hits?.length) return;
     this.hits = hits;
     this.draw();
   }
 
-  /** What is below the rows; drawn anew only when it is something else. */
+  /** What is below the rows: how it stands, and what was said that fits; each drawn anew only when it is something else. */
   drawNote() {
     const empty = !this.items.length;
-    const says = this.problem ? "problem" : this.loading ? (empty ? "ghosts" : "loading") : this.done && this.hits ? "hits" : this.done && empty ? "nothing" : "";
-    const told = `${this.round} ${says}`;
-    if (told === this.told) return;
-    this.told = told;
-    fill(this.note, says && NOTES[says](this));
+    const waits = this.searching ? "searching" : empty ? "ghosts" : "loading";
+    const says = this.problem ? "problem" : this.loading ? waits : this.done && empty && !this.hits ? "nothing" : "";
+    this.progress.textContent = this.pages ? ` ${plural(this.items.length, "name")} found, ${plural(this.pages, "page")} looked through` : "";
+    this.fillOnce(this.says, `${this.round} ${says}`, () => says && NOTES[says](this));
+    this.fillOnce(this.said, `${this.round} ${Boolean(this.hits)}`, () => this.hits && hitsOf(this));
+  }
+
+  fillOnce(node, told, draw) {
+    if (node.dataset.told === told) return;
+    node.dataset.told = told;
+    fill(node, draw());
   }
 }
 
@@ -232,9 +250,11 @@ const NOTES = {
   problem: (list) => [el("p", list.problem.message), el("button.plain", { type: "button", onclick: () => list.more() }, "Try again")],
   ghosts: () => Array.from({ length: 7 }, () => el("div.ghost", { "aria-hidden": "true" }, el("i"), el("i"))),
   loading: () => el("p", "Loading…"),
+  searching: (list) => el("p", "Searching…", list.progress),
   nothing: (list) => nothing(list.filter),
-  hits: (list) => [el("h3", "In what was said"), list.hits.map((hit) => hitOf(hit, list))],
 };
+
+const hitsOf = (list) => [el("h3", "In what was said"), list.hits.map((hit) => hitOf(hit, list))];
 
 function hitOf(hit, list) {
   const open = () => list.onOpen({ id: hit.session_id });

@@ -11,6 +11,7 @@ import { Panel } from "./panel.js";
 import * as theme from "./theme.js";
 
 const WIDE = 1100;
+const SEARCHING = 500; // while names are looked through, who types may type a little longer
 
 class Page {
   constructor() {
@@ -32,7 +33,7 @@ class Page {
 
   side() {
     this.search = el("input", { type: "search", placeholder: "Search", "aria-label": "Search conversations", "aria-keyshortcuts": "/", maxlength: "500" });
-    this.search.addEventListener("input", settled(() => this.narrow({ text: this.search.value.trim() }), 200));
+    this.search.addEventListener("input", settled(() => this.narrow({ text: this.search.value.trim() }), () => (this.list.searching ? SEARCHING : 200)));
     this.user = el("input.user", { type: "text", placeholder: "any user", "aria-label": "User", maxlength: "1024" });
     this.user.addEventListener("input", settled(() => this.narrow({ user: this.user.value.trim() }), 300));
     this.all = el("button", { type: "button", "aria-pressed": "true", onclick: () => this.narrow({ waiting: false }) }, "All");
