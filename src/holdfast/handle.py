@@ -263,6 +263,7 @@ class Handle:
 
     async def take(self, wait: float, take: ClaimAct, **parts: Any) -> Outcome:
         """Commit `parts` together with taking the claim, as soon as it is free or has stood still for its lease."""
+        runs.check_lease(take.lease)
         if self._fence is not None:
             raise UsageError(f"this handle holds {self.key} already: use the run or the claim around this, or another handle to wait")
         patience = runs.Patience(wait)

@@ -7,6 +7,7 @@ come at once, the second finds the first.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import NoneType
 from typing import Any, Literal
 
 import msgspec
@@ -28,6 +29,16 @@ FITS: dict[Kind, tuple[Outcome, ...]] = {
     "unknown": ("retry", "supply", "cancel"),
 }
 """How each kind of requirement can be decided. What nobody decides in time becomes `expired`."""
+
+_TAKES: dict[Outcome, tuple[Any, str]] = {
+    "approve": ((dict, NoneType), "nothing, or the arguments to change, by name"),
+    "answer": (dict, "what was asked for, by name"),
+    "deny": ((str, NoneType), "nothing, or the reason, a text"),
+    "retry": (NoneType, "nothing"),
+    "cancel": (NoneType, "nothing"),
+    "expired": (NoneType, "nothing"),
+}
+"""What may come with a decision, and how that is said; a result is any JSON value."""
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -91,10 +102,6 @@ class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def answer(self, **fields: Any) -> Decision:
         """Fill in the fields, and execute the call. One with a default, which its schema tells, may be left out."""
-        names = {field.name for field in self.fields}
-        needed = {field.name for field in self.fields if "default" not in field.schema}
-        if self.kind == "input" and not needed <= fields.keys() <= names:
-            raise InvalidValue(f"answer({', '.join(fields)}): {self.call.name} asks for {', '.join(sorted(names))}")
         return self._decided("answer", fields)
 
     def deny(self, reason: str | None = None) -> Decision:
@@ -118,10 +125,19 @@ class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.expires is not None and self.expires <= now
 
     def check(self, decision: Decision) -> None:
-        """`UsageError` for a decision that does not fit this kind."""
+        """`UsageError` for a decision that does not fit this kind, `InvalidValue` for one with something that it can't be decided with."""
         if decision.outcome not in (*FITS[self.kind], "expired"):
             fits = ", ".join(f"{outcome}()" for outcome in FITS[self.kind])
             raise UsageError(f"{decision.outcome}() is no decision on {self.kind} of {self.call.name!r}: use {fits}")
+        value: Any = decision.value
+        takes, what = _TAKES.get(decision.outcome, (object, "anything"))
+        if not isinstance(value, takes):
+            raise InvalidValue(f"{decision.outcome}({value!r:.80}) on {self.kind} of {self.call.name!r}: it is decided with {what}")
+        if decision.outcome == "answer":
+            names = {field.name for field in self.fields}
+            needed = {field.name for field in self.fields if "default" not in field.schema}
+            if not needed <= value.keys() <= names:
+                raise InvalidValue(f"answer({', '.join(value)}): {self.call.name} asks for {', '.join(sorted(names))}")
 
     def _decided(self, outcome: Outcome, value: Any) -> Decision:
         decision = Decision(self.id, outcome, value)

@@ -120,6 +120,15 @@ def _as_it_is(run: RunInfo, claim: Claim | None) -> RunInfo:
     return run if run.status != RUNNING or held else msgspec.structs.replace(run, status=INTERRUPTED)
 
 
+def check_lease(lease: float) -> float:
+    """`lease` itself when a claim can have it; `InvalidValue` otherwise."""
+    if isinstance(lease, bool) or not (isinstance(lease, int | float) and 0 < lease < 1e9):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+        raise InvalidValue(
+            f"lease={lease!r:.80}: give the seconds without a sign of life after which another may go on, {LEASE:g} as a rule"
+        )
+    return lease
+
+
 class Patience:
     """How long to wait for somebody else's claim, and when to take it over."""
 

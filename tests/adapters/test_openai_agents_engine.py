@@ -388,6 +388,20 @@ async def test_what_one_of_our_tools_can_not_take_does_not_use_the_decision_up(
     assert rung == [2]
 
 
+@pytest.mark.parametrize("changed", [{"order": 9}, {"number": "9"}], ids=["type", "name"])
+async def test_what_a_tool_of_the_sdk_can_not_take_does_not_use_the_decision_up(
+    desks: Desks, store: Store, changed: dict[str, Any]
+) -> None:
+    desk = desks(call("refund", order="7"), "Paid.")
+    agent = desk.ours(store)
+    paused = await agent.run("Refund 7", session_id="s")
+    with pytest.raises(InvalidValue, match="'refund' can't be called with it: it has"):
+        await agent.continue_run(paused, [paused.requirements[0].approve(**changed)])
+    assert desk.done == []
+    assert (await agent.continue_run(paused, [paused.requirements[0].approve(order="8")])).content == "Paid."
+    assert desk.done == ["refund 8"]
+
+
 async def test_a_call_that_is_denied_is_not_executed(desks: Desks, store: Store) -> None:
     desk = desks(BOTH, "Not paid.")
     agent = desk.ours(store)

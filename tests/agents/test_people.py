@@ -101,6 +101,21 @@ async def test_a_call_is_approved_with_other_arguments(models: Models, store: St
     assert sent(models.requests[1])[-1] == "=paid 50 for 7"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "value"),
+    [("approve", "x"), ("approve", [1]), ("approve", False), ("approve", ""), ("deny", {"why": "no"}), ("cancel", "x")],
+)
+async def test_a_decision_with_what_it_can_not_have_is_refused(chat: Models, memory: Store, desk: Desk, outcome: Any, value: Any) -> None:
+    """As it may come from elsewhere, not by the requirement's methods."""
+    agent = chat.agent([REFUND, "Done."], store=memory, tools=desk.tools())
+    paused = await agent.run("refund 7", session_id="s")
+    version, (it,) = (await there(agent, "s")).version, paused.requirements
+    with pytest.raises(InvalidValue, match=rf"{outcome}\(.*\) on confirmation of 'refund': it is decided with nothing"):
+        await agent.continue_run(paused, [Decision(it.id, outcome, value)])
+    assert ((await there(agent, "s")).version, desk.done) == (version, [])
+    assert (await agent.continue_run(paused, [it.approve()])).content == "Done."
+
+
 @pytest.mark.parametrize(("changed", "says"), [({"amount": "plenty"}, "valid integer"), ({"sum": 5}, "not permitted")])
 async def test_arguments_that_fit_no_parameter_do_not_use_the_decision_up(
     chat: Models, memory: Store, desk: Desk, changed: dict[str, Any], says: str

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from holdfast import (
     Fenced,
+    InvalidValue,
     Run,
     Session,
     SessionBusy,
@@ -247,3 +249,18 @@ async def test_a_killed_run_reads_as_interrupted_and_a_waiter_takes_over(file_db
         assert [(it.id, it.status) for it in await session.runs()] == [("killed", "interrupted"), (run.id, "running")]
     assert await texts(await reopened(session, store)) == ["hi", "half", "next"]
     assert await statuses(session) == ["interrupted", "completed"]
+
+
+@pytest.mark.parametrize("lease", [None, "3", True, 0, -1, float("inf"), float("nan"), 1e12], ids=repr)
+async def test_a_lease_that_none_can_be_is_refused_before_anything_is_written(store: Store, lease: Any) -> None:
+    session = await store.session("s")
+    version = session.version
+    with pytest.raises(InvalidValue, match="lease="):
+        async with session.run(user("hi"), lease=lease):
+            pass
+    with pytest.raises(InvalidValue, match="lease="):
+        async with session.claim(lease=lease):
+            pass
+    again = await store.get("s")
+    assert again is not None
+    assert (again.version, await again.runs(), again.info.running) == (version, [], False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from types import NoneType
 from typing import Any
 
 from agents import (
@@ -137,15 +138,48 @@ class Bound:
 
 
 def check_changed(call: ToolCall, changed: Mapping[str, Any], tools: Sequence[Any]) -> None:
-    """As `agents.Engine` says, for functions; what takes a tool of the SDK's own is known to that alone."""
+    """As `agents.Engine` says; of a tool of the SDK's own as far as its schema tells."""
     for it in tools:
-        if name_of(it) == call.name and not isinstance(it, FunctionTool):
+        if name_of(it) != call.name:
+            continue
+        if isinstance(it, FunctionTool):
+            check_fits(call, changed, _faults(it.params_json_schema, changed))
+        elif callable(it):
             takes = function_schema(as_model_sees(it), strict_json_schema=False).params_pydantic_model
             check_fits(call, changed, [{"loc": [name], "msg": "it has no such parameter"} for name in changed.keys() - takes.model_fields])
             try:
                 takes.model_validate({**(call.arguments or {}), **changed})
             except ValidationError as error:
                 check_fits(call, changed, error.errors())
+
+
+def _faults(schema: Mapping[str, Any], changed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is wrong with these arguments by a tool's schema: names that are none of it, and plain types."""
+    known: dict[str, Any] = schema.get("properties", {})
+    for name, value in changed.items():
+        if name not in known and schema.get("additionalProperties") is False:
+            yield {"loc": [name], "msg": "it has no such parameter"}
+        elif not _fits(known.get(name, {}), value):
+            yield {"loc": [name], "msg": f"it has to be {known[name].get('type', 'another type')}"}
+
+
+def _fits(schema: Mapping[str, Any], value: Any) -> bool:
+    if "anyOf" in schema:
+        return any(_fits(it, value) for it in schema["anyOf"])
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    return not kinds or any(isinstance(value, _JSON[kind]) and (type(value) is not bool or kind == "boolean") for kind in kinds)
+
+
+_JSON: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": int | float,
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+    "null": NoneType,
+}
 
 
 def _resolved(it: str | Model | None, config: RunConfig) -> Model:

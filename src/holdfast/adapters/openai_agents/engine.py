@@ -7,7 +7,7 @@ stopped at its hooks: a tool starts when its call is stored, the model is asked 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -39,7 +39,6 @@ class AgentsEngine:
     """
 
     holds = True
-    check_changed = staticmethod(check_changed)
 
     def __init__(
         self,
@@ -75,6 +74,10 @@ class AgentsEngine:
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):  # what it raised has been raised above
                 await task
+
+    def check_changed(self, call: ToolCall, changed: Mapping[str, Any], tools: Sequence[Any]) -> None:
+        """As `agents.Engine` says."""
+        check_changed(call, changed, [*tools, *(tool for agent in reachable(self.agent) for tool in agent.tools)])
 
     def on_duty(self, session: Session) -> Agent[Any]:
         """Who has this conversation: whom it was handed over to last."""

@@ -194,12 +194,13 @@ async def decide(session_id: Whole, run_id: Whole, given: Decisions, caller: Who
 
 
 def _check_open(given: Decisions, needs: Needs) -> None:
-    """404 for a requirement that is none of the run's, 409 for one that was decided before."""
+    """404 for a requirement that is none of the run's, 409 for one that was decided before, 422 for what it can't be decided with."""
     for it in given.decisions:
         if it.requirement not in needs.asked:
             raise not_found(f"requirement {it.requirement!r} of this run")
         if it.requirement in needs.decided:
             raise Problem(409, f"requirement {it.requirement!r} was decided already: {needs.decided[it.requirement].outcome}")
+        needs.asked[it.requirement].check(decision(it))
 
 
 def _agent_of(here: Serving, *names: str | None) -> str | None:
