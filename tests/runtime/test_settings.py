@@ -230,6 +230,8 @@ def test_an_anchor_may_be_used_often() -> None:
         ("SESSION__URL", f"redis://:{HUSH}@h?nonsense=1", "nonsense"),
         ("SERVER__AUTH__KEYS", '[{"hash": "x", "role": "admin"}]', "`holdfast keys new` prints one"),
         ("SERVER__AUTH__JWT__JWKS_URL", "https://id.example/keys", "name the audience"),
+        ("SERVER__HOST", "0.0.0.0", "HOLDFAST_SERVER__HOST: server.host is '0.0.0.0' and nobody is asked for credentials"),
+        ("SERVER__CORS", "*", "HOLDFAST_SERVER__CORS: server.cors is open to every website"),
         ("AGENTS", "nope.py", "there is no such file"),
         ("AGENTS", "nope:agent", "there is no module 'nope' here"),
     ],
@@ -243,6 +245,15 @@ def test_config_check_names_what_could_not_be_served(monkeypatch: pytest.MonkeyP
     assert name.lower().replace("__", ".").rpartition(".")[0] in error
     assert "\n" not in error.strip()
     assert HUSH not in error
+
+
+def test_config_check_wants_one_store_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_SERVER__WORKERS", "2")
+    assert CliRunner().invoke(app, ["config", "check"]).exit_code == 0
+    monkeypatch.setenv("HOLDFAST_SESSION__TYPE", "in_memory")
+    told = CliRunner().invoke(app, ["config", "check"])
+    assert told.exit_code == 2
+    assert "HOLDFAST_SERVER__WORKERS: server.workers: this store is for one process only" in " ".join(told.stderr.split())
 
 
 # --- what is secret --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -44,15 +45,27 @@ async def check(terminal: Terminal, *, config: File = None) -> None:
 
 
 def _check_whole(found: Found) -> None:
-    """What can be told only of several settings together, or of what is there: `UsageError`."""
-    if (jwt := found.settings.server.auth.jwt) != Jwt():
+    """What can be told only of several settings together, or of what is there, as `holdfast serve` tells it: `UsageError`."""
+    server, session = found.settings.server, found.settings.session
+    if (jwt := server.auth.jwt) != Jwt():
         check_jwt(jwt)
-    session = found.settings.session
     with _of(found, "session.url" if session.url else f"session.{session.type}"):
-        Store.open(session.place())  # connects to nothing
+        store = Store.open(session.place())  # connects to nothing
+    if find_spec("uvicorn") is not None:  # without the extra there is nothing that could serve
+        _check_served(found, store)
     for target in found.settings.agents:
         with _of(found, "agents"):
             check_there(target)
+
+
+def _check_served(found: Found, store: Store) -> None:
+    from ..server.process import check_exposed, check_shared
+
+    server = found.settings.server
+    with _of(found, "server.cors" if "*" in server.cors else "server.host"):
+        check_exposed(server)
+    with _of(found, "server.workers"):
+        check_shared(server, store)
 
 
 @contextmanager
@@ -62,7 +75,8 @@ def _of(found: Found, name: str) -> Generator[None]:
         yield
     except UsageError as error:
         source = next((source for it, source in found.sources.items() if it.startswith(name)), DEFAULT)
-        raise UsageError(f"{source}: {name}: {error}") from None
+        told = str(error)
+        raise UsageError(f"{source}: {told if told.startswith(name) else f'{name}: {told}'}") from None
 
 
 def rows_of(found: Found) -> list[dict[str, Any]]:

@@ -86,8 +86,7 @@ async def _work(found: Found, asked: Serve, wires: str) -> None:
 
     its = Wires.parse(wires)
     runtime = process.set_up(found, asked)
-    if not runtime.store.backend.capabilities.multi_process:
-        raise UsageError("this store is for one process only: name another with --store, or leave out --workers")
+    process.check_shared(runtime.settings.server, runtime.store)
 
     def ready(server: Server) -> None:
         watch_parent(its.parent, server.stop)

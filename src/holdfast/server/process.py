@@ -30,7 +30,7 @@ from .callers import check_exposed
 if TYPE_CHECKING:
     from .going import Going
 
-__all__ = ["Serve", "Server", "about", "bound", "check_exposed", "log_to_stderr", "serve", "server_settings", "set_up"]
+__all__ = ["Serve", "Server", "about", "bound", "check_exposed", "check_shared", "log_to_stderr", "serve", "server_settings", "set_up"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _BACKLOG = 2048
 _STORED = ("session.url", "session.type", "session.sqlite", "session.redis", "session.postgres", "session.dynamodb")
@@ -80,6 +80,12 @@ def _within(runtime: Runtime) -> Runtime:
     for name, agent in runtime.agents.items():
         other.register(agent, name)
     return other
+
+
+def check_shared(settings: ServerSettings, store: Store) -> None:
+    """`UsageError` where several workers would each have a store of their own."""
+    if settings.workers > 1 and not store.backend.capabilities.multi_process:
+        raise UsageError("this store is for one process only: name another with --store or in session.url, or have one of server.workers")
 
 
 def bound(host: str, port: int) -> socket.socket:
