@@ -389,9 +389,7 @@ async def test_what_one_of_our_tools_can_not_take_does_not_use_the_decision_up(
 
 
 @pytest.mark.parametrize("changed", [{"order": 9}, {"number": "9"}], ids=["type", "name"])
-async def test_what_a_tool_of_the_sdk_can_not_take_does_not_use_the_decision_up(
-    desks: Desks, store: Store, changed: dict[str, Any]
-) -> None:
+async def test_what_a_tool_of_the_sdk_can_not_take_uses_no_decision_up(desks: Desks, store: Store, changed: dict[str, Any]) -> None:
     desk = desks(call("refund", order="7"), "Paid.")
     agent = desk.ours(store)
     paused = await agent.run("Refund 7", session_id="s")
