@@ -401,6 +401,43 @@ def test_a_search_looks_at_more_at_once_and_waits_while_it_goes_on(people: Peopl
     assert [re.findall(r"name=(\w+)&limit=(\d+)", it) for it in asked] == [[("z", "200")], [("zebra", "200")]]
 
 
+def test_what_is_written_outlives_the_conversation_and_a_reload(people: People) -> None:
+    page = people.person()
+    begin(page, "Soon to be deleted")
+    expect(page.locator(".end")).to_be_visible()
+    written = page.get_by_label("Message", exact=True)
+    written.fill("A long thought")
+    page.reload()
+    expect(written).to_have_value("A long thought")
+    session = here(page).removeprefix("#/s/")
+    assert page.request.delete(f"{people.url}/sessions/{session}").ok
+    expect(page.locator(".toasts")).to_have_text("It was deleted meanwhile. What you wrote is here, for a new conversation.")
+    expect(page.get_by_role("radio", name="desk")).to_be_checked()
+    expect(written).to_have_value("A long thought")
+    expect(written).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.agent:not(.live)")).to_contain_text("You said: A long thought")
+    expect(written).to_have_value("")
+
+
+def test_who_deletes_a_conversation_is_told_no_more_than_that(people: People) -> None:
+    page, other = people.person(), people.person()
+    begin(page, "Gone at once")
+    expect(page.locator(".end")).to_be_visible()
+    other.goto(f"{people.url}/{here(page)}")
+    expect(other.locator(".end")).to_be_visible()
+    written = page.get_by_label("Message", exact=True)
+    written.fill("Never mind")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".toasts p")).to_have_text(["Deleted"])
+    expect(other.locator(".toasts p")).to_have_text(["It was deleted meanwhile"])
+    for it in (page, other):
+        expect(it.get_by_text("Choose a conversation")).to_be_visible()
+    page.keyboard.press("n")
+    expect(written).to_have_value("")
+
+
 def test_the_agent_names_it(people: People) -> None:
     page = people.person()
     begin(page, "About a kettle")

@@ -7,13 +7,25 @@ import { toast } from "./dialogs.js";
 const LARGEST = 8_000_000; // of a request a server takes 8 MiB, if it isn't told otherwise: this leaves room for what is written
 const MOST = 10;
 const TRIES = 6;
-const drafts = new Map();
+const DRAFT = "holdfast.draft.";
+
+/** What was written and not sent, by conversation: it is there again after a reload, and goes with the tab. */
+const drafts = {
+  get: (id) => sessionStorage.getItem(DRAFT + id) ?? "",
+  set(id, text) {
+    try {
+      text ? sessionStorage.setItem(DRAFT + id, text) : sessionStorage.removeItem(DRAFT + id);
+    } catch {
+      sessionStorage.removeItem(DRAFT + id); // more than a tab may keep: it stays on the screen
+    }
+  },
+};
 
 export class Composer {
   /** `onSend(sent)` before it goes out, `onSent(sent, answer)` and `onFailed(sent, problem)` after. */
   constructor({ draft, target, onSend, onSent, onFailed, picker = null }) {
     Object.assign(this, { draft, target, onSend, onSent, onFailed, files: [] });
-    this.area = el("textarea", { rows: "1", placeholder: "Write a message", "aria-label": "Message", value: drafts.get(draft) ?? "" });
+    this.area = el("textarea", { rows: "1", placeholder: "Write a message", "aria-label": "Message", value: drafts.get(draft) });
     this.chips = el("div.chips");
     this.chosen = el("input", { type: "file", accept: "image/*", multiple: true, hidden: true, tabindex: "-1", "aria-hidden": "true" });
     const attach = el("button.icon", { type: "button", title: "Attach images", "aria-label": "Attach images", onclick: () => this.chosen.click() }, "+");
@@ -80,17 +92,27 @@ export class Composer {
     const sent = { key: crypto.randomUUID?.() ?? random(), body: { ...target, message, attachments, background: true } };
     this.area.value = "";
     this.files = [];
-    drafts.delete(this.draft);
+    this.drop();
     this.showFiles();
     this.grow();
     this.deliver(sent);
   }
 
+  /** Whether anything was begun here. */
+  get begun() {
+    return Boolean(this.area.value.trim() || this.files.length);
+  }
+
+  /** Nothing of what was begun is kept. */
+  drop() {
+    drafts.set(this.draft, "");
+  }
+
   /** What was begun in another is gone on with here. */
   takeOver(other) {
-    this.area.value = other.area.value;
-    this.files = other.files;
-    drafts.delete(other.draft);
+    this.area.value = [this.area.value, other.area.value].filter(Boolean).join("\n\n");
+    this.files = [...this.files, ...other.files];
+    other.drop();
     drafts.set(this.draft, this.area.value);
     this.showFiles();
     this.grow();

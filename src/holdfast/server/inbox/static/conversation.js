@@ -322,10 +322,12 @@ export class Conversation {
 
   async delete() {
     if (!(await confirm("Delete this conversation?", `“${oneLine(title(this.session))}”: its history, state and files are gone for good.`, "Delete"))) return;
+    this.leaving = true; // the tails may tell of it first
     await this.doing(async () => {
       await remove(pathOf(this.id));
       this.hears.gone(this.id);
     }, "Deleted");
+    this.leaving = false;
   }
 
   cancel(run) {

@@ -127,7 +127,14 @@ class Page {
 
   gone(id) {
     this.list.gone(id);
-    if (this.conversation?.id === id) this.back();
+    if (this.conversation?.id !== id) return;
+    const { leaving, composer } = this.conversation;
+    if (leaving) composer.drop();
+    else toast(composer.begun ? "It was deleted meanwhile. What you wrote is here, for a new conversation." : "It was deleted meanwhile", { bad: true });
+    this.taken = !leaving && composer.begun ? composer : null;
+    if (this.taken) this.begin();
+    else this.back();
+    this.route();
   }
 
   showNothing() {
@@ -161,6 +168,8 @@ class Page {
       onFailed: (sent, problem) => ((sending = false), (says.textContent = problem.message), (composer.area.value = sent.body.message)),
     }));
     holder.append(el("div.log", offers(agents, "Which agent?")), el("div.foot", says, composer.box));
+    if (this.taken) composer.takeOver(this.taken);
+    this.taken = null;
     composer.area.focus();
   }
 
