@@ -124,6 +124,22 @@ def test_lists_and_what_is_nested() -> None:
     assert given(HOLDFAST_AGENTS="").settings.agents == []
 
 
+@pytest.mark.parametrize("word", ["true", "YES", "on", "1", "false", "No", "off", "0"])
+def test_yes_and_no_in_any_words(word: str) -> None:
+    meant = word.lower() in ("true", "yes", "on", "1")
+    assert given(HOLDFAST_SERVER__INBOX=word).settings.server.inbox is meant
+    assert given(f"server: {{inbox: '{word}'}}\n").settings.server.inbox is meant
+
+
+def test_no_time_to_live_is_for_ever() -> None:
+    file = "session: {ttl: 60, type: redis, redis: {ttl: 5, prefix: a}}\n"
+    assert given(file, HOLDFAST_SESSION__REDIS__TTL="").settings.session.seconds() == 60
+    assert given(file, HOLDFAST_SESSION__REDIS__TTL="", HOLDFAST_SESSION__TTL="").settings.session.seconds() is None
+    assert given(file, HOLDFAST_SESSION__REDIS__PREFIX="").settings.session.redis.prefix == "", "a text may be empty"
+    with pytest.raises(InvalidValue, match=r"server\.port = ''"):
+        given(HOLDFAST_SERVER__PORT="")
+
+
 @pytest.mark.parametrize(
     ("environment", "place", "seconds"),
     [
@@ -169,19 +185,21 @@ def test_the_terminals_own_name_for_a_store() -> None:
         (None, {"AK_SESSION__REDIS__URI": "x"}, "AK_SESSION__REDIS__URI: .* did you mean AK_SESSION__REDIS__URL"),
         ("session: {reds: {url: x}}\n", {}, r"config\.yaml: there is no setting 'session.reds'"),
         ("session:\n  redis: {uri: x}\n", {}, "'session.redis.uri': did you mean session.redis.url"),
-        ("session: redis\n", {}, r"config\.yaml: there is no setting 'session'"),
+        ("session: redis\n", {}, r"config\.yaml: session is a block with type, url, ttl, .*, redis, .*, not a value"),
+        (None, {"HOLDFAST_SERVER__AUTH": "x"}, "HOLDFAST_SERVER__AUTH: server.auth is a block with keys, jwt, not a value"),
         ("1: x\n", {}, "there is no setting '1'"),
         ("- a\n- b\n", {}, "it holds a list"),
         ("a: [\n", {}, r"config\.yaml is no YAML: .*line 2"),
-        ("session: {type: mongo}\n", {}, "config.yaml: session.type = 'mongo': Invalid enum value"),
+        ("session: {type: mongo}\n", {}, "session.type = 'mongo': it must be in_memory, sqlite, redis, postgres or dynamodb$"),
+        (None, {"HOLDFAST_SESSION__TYPE": "Reddis"}, r"'Reddis': it must be .* or dynamodb: did you mean redis\?"),
         ("server: {port: many}\n", {}, "server.port = 'many': Expected `int`"),
-        ("server: {cors: a}\n", {}, "server.cors = 'a': Expected `array`"),
+        ("server: {cors: a}\n", {}, r"server\.cors = 'a': it must be a list, as in \[a\]$"),
         ("server: {auth: {keys: [{hush: x}]}}\n", {}, r"server\.auth\.keys = \*{8}: Object contains unknown field `hush`"),
         (None, {"HOLDFAST_SESSION__REDIS__TTL": "soon"}, "HOLDFAST_SESSION__REDIS__TTL: session.redis.ttl = 'soon'"),
-        (None, {"HOLDFAST_SERVER__INBOX": "perhaps"}, "server.inbox = 'perhaps'"),
-        (None, {"HOLDFAST_SERVER__AUTH__KEYS": '[{"hash": 1'}, "server.auth.keys"),
+        (None, {"HOLDFAST_SERVER__INBOX": "perhaps"}, "server.inbox = 'perhaps': it must be true or false; yes and no"),
+        (None, {"HOLDFAST_SERVER__AUTH__KEYS": '[{"hash": 1'}, r"server\.auth\.keys = \*{8}: it must be a list$"),
     ],
-    ids=[f"case{n}" for n in range(16)],
+    ids=[f"case{n}" for n in range(18)],
 )
 def test_what_makes_no_sense_is_refused_by_name(file: str | None, environment: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidValue, match=message):

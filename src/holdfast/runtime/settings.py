@@ -267,10 +267,15 @@ def _listed(place: str, text: str) -> Any:
 # --- what it means ---------------------------------------------------------------------------------------------------
 
 
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
 def _check_known(name: str, source: str) -> None:
     names = known()
     if name in names:
         return
+    if inner := dict.fromkeys(it.removeprefix(f"{name}.").partition(".")[0] for it in names if it.startswith(f"{name}.")):
+        raise InvalidValue(f"{source}: {name} is a block with {', '.join(inner)}, not a value")
     near = get_close_matches(name, names, 1, 0.6)
     fix = f"did you mean {near[0]}?" if near else "`holdfast config show` lists what there is"
     raise InvalidValue(f"{source}: there is no setting {name!r}: {fix}")
@@ -281,17 +286,45 @@ def _converted(given: Mapping[str, tuple[Any, str]]) -> Settings:
     for name, (value, source) in given.items():
         kind = known()[name]
         try:
-            checked = msgspec.convert(value, kind, strict=False, dec_hook=_secret)
+            checked = msgspec.convert(_meant(kind, value), kind, strict=False, dec_hook=_secret)
             if checked is not None and name in CHECKS:
                 CHECKS[name](checked)
         except (msgspec.ValidationError, UsageError) as error:
-            raise InvalidValue(f"{source}: {name} = {_told(name, kind, value):.120}: {error}") from None
+            why = _wanted(kind, value) if isinstance(error, msgspec.ValidationError) else None
+            raise InvalidValue(f"{source}: {name} = {_told(name, kind, value):.120}: {why or error}") from None
         *above, last = name.split(".")
         branch = tree
         for part in above:
             branch = branch.setdefault(part, {})
         branch[last] = checked
     return _built(Settings, tree)
+
+
+def _meant(kind: Any, value: Any) -> Any:
+    """What a text stands for: yes and no in their words, and nothing, where there need be no number."""
+    if not isinstance(value, str):
+        return value
+    if kind is bool and (word := value.strip().lower()) in _YES + _NO:
+        return word in _YES
+    return None if not value.strip() and type(None) in get_args(kind) and not _is_text(kind) else value
+
+
+def _is_text(kind: Any) -> bool:
+    return any(isinstance(it, type) and issubclass(it, str) for it in get_args(kind))
+
+
+def _wanted(kind: Any, value: Any) -> str | None:
+    """What a setting has to be, where that can be said better than by naming its type."""
+    if kind is bool:
+        return "it must be true or false; yes and no, on and off, 1 and 0 are taken too"
+    if get_origin(kind) is Literal:
+        words: tuple[str, ...] = get_args(kind)
+        near = get_close_matches(str(value).lower(), words, 1, 0.6)
+        return f"it must be {', '.join(words[:-1])} or {words[-1]}" + (f": did you mean {near[0]}?" if near else "")
+    if get_origin(kind) not in (list, tuple) or isinstance(value, list):
+        return None
+    plain = isinstance(value, str) and value.isprintable() and not value.startswith("[") and not _holds_keys(kind)
+    return f"it must be a list{f', as in [{_without_password(value):.80}]' if plain else ''}"
 
 
 def _built(kind: Any, tree: Mapping[str, Any]) -> Any:
