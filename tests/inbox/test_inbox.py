@@ -322,6 +322,36 @@ def test_one_users_conversations(people: People) -> None:
     expect(page.get_by_text("No conversations", exact=True)).to_be_visible()
 
 
+def test_a_conversation_is_begun_as_somebody_else_only_where_that_is_chosen(people: People) -> None:
+    page = people.person()
+    page.get_by_label("User").fill("user3")
+    expect(rows(page).first.locator(".who")).to_have_text("user3")
+    page.locator(".list").focus()
+    for chosen, user in ((False, "user"), (True, "user3")):
+        page.keyboard.press("n")
+        as_user = page.get_by_role("checkbox", name="as user3")
+        expect(as_user).not_to_be_checked()
+        as_user.set_checked(chosen)
+        say(page, "Whose is it?")
+        expect(page.locator(".turn.agent:not(.live)")).to_be_visible()
+        expect(page.locator(".turn.user .who")).to_have_text(user)
+        page.locator(".log").focus()
+
+
+def test_who_may_see_only_their_own_is_not_asked_for_a_user(place: Place) -> None:
+    them = People(place.browser, place.locked.url)
+    them.expected = ("403", "401")
+    page = them.person()
+    page.get_by_label("API key").fill(place.key)
+    page.keyboard.press("Enter")
+    expect(rows(page).first).to_be_visible()
+    page.get_by_label("User").fill("bob")
+    expect(page.locator(".toasts")).to_contain_text("Only admins")
+    expect(page.locator("input.user")).to_be_hidden()
+    expect(rows(page).first).to_be_visible()
+    them.leave()
+
+
 # --- keeping order ---------------------------------------------------------------------------------------------------
 
 

@@ -16,10 +16,9 @@ export const WORDS = { running: "running", waiting: "waits for you", error: "fai
 const statusOf = (session) => session.status ?? (session.waiting ? "waiting" : session.running ? "running" : "idle");
 
 export class List {
-  /** `onOpen(session)`: a person wants to see it. `onPage()`: a page has come. */
-  constructor({ onOpen, onPage }) {
-    this.onOpen = onOpen;
-    this.onPage = onPage;
+  /** `onOpen(session)`: a person wants to see it. `onPage()`: a page has come. `onForbidden()`: the filter names somebody else. */
+  constructor({ onOpen, onPage, onForbidden }) {
+    Object.assign(this, { onOpen, onPage, onForbidden });
     this.rows = new Map();
     this.space = el("div.space");
     this.says = el("div.note", { role: "status" });
@@ -76,6 +75,7 @@ export class List {
       this.onPage();
     } catch (problem) {
       if (round !== this.round) return;
+      if (problem.status === 403 && this.filter.user_id) return this.onForbidden();
       this.problem = problem;
     }
     this.loading = false;

@@ -5,7 +5,7 @@ import { follow, get, onKeyWanted, seg } from "./api.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { askForKey, help, toast } from "./dialogs.js";
-import { el, fill, settled } from "./dom.js";
+import { el, fill, oneLine, settled } from "./dom.js";
 import { List } from "./list.js";
 import { Panel } from "./panel.js";
 import * as theme from "./theme.js";
@@ -16,7 +16,7 @@ const SEARCHING = 500; // while names are looked through, who types may type a l
 class Page {
   constructor() {
     this.filter = { waiting: false, user: "", text: "" };
-    this.list = new List({ onOpen: (session) => this.open(session.id), onPage: () => this.refused && this.listen() });
+    this.list = new List({ onOpen: (session) => this.open(session.id), onPage: () => this.refused && this.listen(), onForbidden: () => this.ownOnly() });
     this.panel = new Panel({ onOpenSession: (id) => this.open(id) });
     this.panel.box.hidden = true;
     this.main = el("main", { tabindex: "-1" });
@@ -52,6 +52,16 @@ class Page {
     this.waiting.setAttribute("aria-pressed", waiting);
     this.list.start({ ...(waiting && { waiting: true }), ...(user && { user_id: user }), ...(text && { name: text }) });
     if (text) this.list.find(text);
+  }
+
+  /** Only admins name users: whoever is none sees their own, and is not asked. */
+  ownOnly() {
+    const had = this.user === document.activeElement;
+    this.user.hidden = true;
+    this.user.value = "";
+    this.narrow({ user: "" });
+    toast("Only admins look at other users' conversations: these are yours");
+    if (had) this.search.focus();
   }
 
   // --- live ---
@@ -159,13 +169,16 @@ class Page {
 
   drawNew(holder, agents) {
     const says = el("p.says", { role: "status" });
+    const { user } = this.filter;
+    const asUser = user ? el("input", { type: "checkbox" }) : null;
     let sending = false;
     const composer = (this.composer = new Composer({
       draft: "",
-      target: () => !sending && { agent: chosenIn(holder), ...(this.filter.user && { user_id: this.filter.user }) },
+      target: () => !sending && { agent: chosenIn(holder), ...(asUser?.checked && { user_id: user }) },
       onSend: () => ((sending = true), (says.textContent = "sending…")),
       onSent: (sent, answer) => this.composer === composer && this.begun(answer.session_id, composer),
       onFailed: (sent, problem) => ((sending = false), (says.textContent = problem.message), (composer.area.value = sent.body.message)),
+      picker: asUser && el("label.as", asUser, " as ", el("bdi", oneLine(user))),
     }));
     holder.append(el("div.log", offers(agents, "Which agent?")), el("div.foot", says, composer.box));
     if (this.taken) composer.takeOver(this.taken);
