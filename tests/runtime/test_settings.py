@@ -195,11 +195,12 @@ def test_the_terminals_own_name_for_a_store() -> None:
         ("server: {port: many}\n", {}, "server.port = 'many': Expected `int`"),
         ("server: {cors: a}\n", {}, r"server\.cors = 'a': it must be a list, as in \[a\]$"),
         ("server: {auth: {keys: [{hush: x}]}}\n", {}, r"server\.auth\.keys = \*{8}: Object contains unknown field `hush`"),
+        ("server: {auth: {keys: [{hash: x}, {hash: y, role: owner}]}}\n", {}, r"= \*{8}: \[1\]\.role must be user or admin$"),
         (None, {"HOLDFAST_SESSION__REDIS__TTL": "soon"}, "HOLDFAST_SESSION__REDIS__TTL: session.redis.ttl = 'soon'"),
         (None, {"HOLDFAST_SERVER__INBOX": "perhaps"}, "server.inbox = 'perhaps': it must be true or false; yes and no"),
         (None, {"HOLDFAST_SERVER__AUTH__KEYS": '[{"hash": 1'}, r"server\.auth\.keys = \*{8}: it must be a list$"),
     ],
-    ids=[f"case{n}" for n in range(18)],
+    ids=[f"case{n}" for n in range(19)],
 )
 def test_what_makes_no_sense_is_refused_by_name(file: str | None, environment: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidValue, match=message):

@@ -318,13 +318,21 @@ def _wanted(kind: Any, value: Any) -> str | None:
     if kind is bool:
         return "it must be true or false; yes and no, on and off, 1 and 0 are taken too"
     if get_origin(kind) is Literal:
-        words: tuple[str, ...] = get_args(kind)
-        near = get_close_matches(str(value).lower(), words, 1, 0.6)
-        return f"it must be {', '.join(words[:-1])} or {words[-1]}" + (f": did you mean {near[0]}?" if near else "")
+        return f"it must be {_one_of(get_args(kind), value)}"
+    if _holds_keys(kind) and isinstance(value, list):
+        given = [cast("dict[str, Any]", it) if isinstance(it, dict) else {} for it in cast("list[object]", value)]
+        roles = [it.get("role", "user") for it in given]
+        words = get_args(get_type_hints(Key)["role"])
+        return next((f"[{n}].role must be {_one_of(words, it)}" for n, it in enumerate(roles) if it not in words), None)
     if get_origin(kind) not in (list, tuple) or isinstance(value, list):
         return None
     plain = isinstance(value, str) and value.isprintable() and not value.startswith("[") and not _holds_keys(kind)
     return f"it must be a list{f', as in [{_without_password(value):.80}]' if plain else ''}"
+
+
+def _one_of(words: tuple[str, ...], value: Any) -> str:
+    near = get_close_matches(str(value).lower(), words, 1, 0.6)
+    return f"{', '.join(words[:-1])} or {words[-1]}" + (f": did you mean {near[0]}?" if near else "")
 
 
 def _built(kind: Any, tree: Mapping[str, Any]) -> Any:
