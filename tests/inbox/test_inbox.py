@@ -522,6 +522,7 @@ def test_a_run_that_nobody_drives_is_not_shown_at_work(people: People) -> None:
     expect(page.locator(".end.interrupted")).to_have_text("broken off: its process ended")
     expect(page.locator(".call .state")).to_have_text("no result")
     expect(page.locator(".turn.live")).to_have_count(0)
+    expect(page.locator(f".row[data-id={BROKEN}] .dot")).to_have_text("broken off")
 
 
 BEGUN = """
@@ -546,7 +547,7 @@ def test_a_process_that_dies_while_somebody_looks_on(people: People, place: Plac
             page = people.person("#/s/killed")
             live = page.locator(".turn.live")
             expect(live).to_contain_text("working")
-            expect(page.get_by_text("broken off")).to_have_count(0)
+            expect(page.locator(".log").get_by_text("broken off")).to_have_count(0)
         finally:
             process.kill()
     expect(page.locator(".turn.live.left")).to_have_count(1)

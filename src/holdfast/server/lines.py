@@ -1,4 +1,4 @@
-"""What is shown of sessions beside their heads: the newest line of each, whether its last run failed, how an unnamed one begins."""
+"""What is shown of sessions beside their heads: the newest line of each, how its last run ended, how an unnamed one begins."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from .. import Entry, SessionInfo, Store
-from ..backend import Key, ReadPlan, Snapshot, Window
-from ..entries import ERROR, MESSAGE, RUN
+from ..backend import Head, Key, ReadPlan, Snapshot, Window
+from ..entries import ERROR, MESSAGE, RUN, RUNNING
+from ..ids import now
 from ..large import restored
 from ..rules import may_use
 from ..runs import event_of
 
-Status = Literal["running", "waiting", "error", "idle"]
+Status = Literal["running", "waiting", "error", "interrupted", "idle"]
 Read = Callable[[ReadPlan], Awaitable[Snapshot | None]]
 LINE = 200
 """Characters of a line at most."""
@@ -38,9 +39,9 @@ async def lines(store: Store, infos: Sequence[SessionInfo], user_id: str | None)
     return await asyncio.gather(*[one(info) for info in infos])
 
 
-def status_of(info: SessionInfo, *, failed: bool = False) -> Status:
-    """What a session is about at the moment; `failed` where its last run did."""
-    return "running" if info.running else "waiting" if info.waiting else "error" if failed else "idle"
+def status_of(info: SessionInfo, ended: Status = "idle") -> Status:
+    """What a session is about at the moment; `ended`: how its last run did, which counts while nothing goes on."""
+    return "running" if info.running else "waiting" if info.waiting else ended
 
 
 async def _line(store: Store, info: SessionInfo, user_id: str | None) -> Line:
@@ -54,7 +55,7 @@ async def _line(store: Store, info: SessionInfo, user_id: str | None) -> Line:
         return None, status_of(info), None
     found = snapshot.entries or []
     spoken = next((entry for entry in reversed(found) if entry.kind == MESSAGE and _is_line(entry)), None)
-    status = status_of(info, failed=_failed(found))
+    status = status_of(info, _ended(snapshot.head, found))
     if info.name is None and len(found) == _WINDOW.limit:
         begun = await read(ReadPlan(entries=_FIRST))
         found = (begun and begun.entries) or []
@@ -77,6 +78,12 @@ def line_of(text: str) -> str:
     return line if len(line) <= LINE else f"{line[: LINE - 1]}…"
 
 
-def _failed(found: Sequence[Entry]) -> bool:
+def _ended(head: Head, found: Sequence[Entry]) -> Status:
+    """`interrupted` where nobody drives the newest run, and nothing can have hidden its end: a fork leaves it behind, a rewind hides it."""
     newest = next((entry for entry in reversed(found) if entry.kind == RUN), None)
-    return newest is not None and event_of(newest).status == ERROR
+    status = None if newest is None else event_of(newest).status
+    if status == ERROR:
+        return "error"
+    if newest is None or status != RUNNING or head.hides or (head.claim is not None and head.claim.seems_alive(now())):
+        return "idle"
+    return "idle" if head.origin is not None and newest.version == 1 else "interrupted"

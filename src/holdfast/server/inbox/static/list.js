@@ -10,9 +10,9 @@ const PAGE = 100;
 const LARGEST_PAGE = 200; // of a search: a server looks at more sessions for it at once
 const AHEAD = 60;
 
-export const WORDS = { running: "running", waiting: "waits for you", error: "failed", idle: "" };
+export const WORDS = { running: "running", waiting: "waits for you", error: "failed", interrupted: "broken off", idle: "" };
 
-/** `running`, `waiting`, `error` or `idle`. */
+/** `running`, `waiting`, `error`, `interrupted` or `idle`. */
 const statusOf = (session) => session.status ?? (session.waiting ? "waiting" : session.running ? "running" : "idle");
 
 export class List {

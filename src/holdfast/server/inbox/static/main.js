@@ -286,7 +286,8 @@ function idOf(text = "") {
 function withoutStale(session, known) {
   if (!known || session.last_line) return session;
   const { last_line, first_line, ...rest } = session;
-  return rest.status === "idle" && known.status === "error" ? { ...rest, status: session.version === known.version ? "error" : "idle" } : rest;
+  const ended = known.status === "error" || known.status === "interrupted";
+  return rest.status === "idle" && ended ? { ...rest, status: session.version === known.version ? known.status : "idle" } : rest;
 }
 
 theme.restore();
