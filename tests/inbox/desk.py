@@ -128,10 +128,22 @@ def _released() -> str:
     return "They go on."
 
 
+_faltered = threading.Event()
+
+
+def _falter() -> Answer | str:
+    """It fails once."""
+    if _faltered.is_set():
+        return "It holds now."
+    _faltered.set()
+    return Answer(status=400, text="a secret of the provider")
+
+
 _RULES = (
     ("slowly", _slow),
     ("go on", _released),
     ("forever", lambda: Answer(text="never", hold=threading.Event())),
+    ("falter", _falter),
     ("fail", lambda: Answer(status=400, text="a secret of the provider")),
     ("think", lambda: Answer(text="Forty-two.", reasoning="Six times seven.\n\nThat is more than forty.")),
     ("refund", lambda: call("refund", order_id="1007", amount=39.9, reason="damaged on the way")),

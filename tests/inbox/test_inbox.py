@@ -217,6 +217,30 @@ def test_a_run_that_fails_says_so_and_no_more(people: People) -> None:
     expect(rows(page).first.get_by_text("failed")).to_have_count(1)
 
 
+def test_a_run_that_failed_is_tried_again(people: People) -> None:
+    page = people.person()
+    page.keyboard.press("n")
+    page.locator("input[type=file]").set_input_files(picture("proof"))
+    expect(page.get_by_text("proof.png")).to_be_visible()
+    say(page, "Does it falter?")
+    again = page.get_by_role("button", name="Try again")
+    again.click()
+    expect(page.locator(".turn.agent:not(.live)")).to_contain_text("It holds now.")
+    expect(again).to_have_count(0)
+    expect(page.locator(".turn.user")).to_have_count(1)
+    assert page.locator(".end").count() == 2
+
+
+def test_a_run_that_was_broken_off_is_tried_again(people: People) -> None:
+    page = people.person(f"#/s/{BROKEN}")
+    page.route("**/run", lambda it: it.fulfill(status=202, json={}))
+    with page.expect_request("**/run") as asked:
+        page.get_by_role("button", name="Try again").click()
+    said: dict[str, object] = asked.value.post_data_json or {}
+    run = page.locator(".end.interrupted").get_attribute("data-run")
+    assert (said["session_id"], said["run_id"], said["message"]) == (BROKEN, run, "Where did it break?")
+
+
 # --- deciding --------------------------------------------------------------------------------------------------------
 
 
@@ -519,7 +543,7 @@ def test_going_back_leaves_nobody_at_work(people: People) -> None:
 
 def test_a_run_that_nobody_drives_is_not_shown_at_work(people: People) -> None:
     page = people.person(f"#/s/{BROKEN}")
-    expect(page.locator(".end.interrupted")).to_have_text("broken off: its process ended")
+    expect(page.locator(".end.interrupted")).to_contain_text("broken off: its process ended")
     expect(page.locator(".call .state")).to_have_text("no result")
     expect(page.locator(".turn.live")).to_have_count(0)
     expect(page.locator(f".row[data-id={BROKEN}] .dot")).to_have_text("broken off")
@@ -551,9 +575,12 @@ def test_a_process_that_dies_while_somebody_looks_on(people: People, place: Plac
         finally:
             process.kill()
     expect(page.locator(".turn.live.left")).to_have_count(1)
-    expect(page.locator(".end.interrupted")).to_have_text("broken off: its process ended")
+    expect(page.locator(".end.interrupted")).to_contain_text("broken off: its process ended")
     expect(live).to_have_count(0)
     expect(people.person("#/s/killed").locator(".end.interrupted")).to_have_count(1)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".turn.agent:not(.live)")).to_contain_text("You said: Will this end?")
+    expect(page.locator(".turn.user")).to_have_count(1)
 
 
 def rewind(page: Page, turn: Locator) -> None:

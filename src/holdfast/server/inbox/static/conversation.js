@@ -20,7 +20,7 @@ export class Conversation {
   /** `hears`: `changed(session)`, `gone(id)`, `open(id)`, `back()`, `panel()`. */
   constructor(id, known, hears) {
     Object.assign(this, { id, hears, session: known ?? null, first: null, more: false, ended: false });
-    this.turns = new Turns({ actions: (entry) => this.actions(entry), user: () => this.session?.user_id });
+    this.turns = new Turns({ actions: (entry) => this.actions(entry), again: (entry) => this.again(entry), user: () => this.session?.user_id });
     this.live = new Live({ onGrow: () => this.stick(), onCancel: (run) => this.cancel(run), agent: () => this.session?.agent });
     this.approvals = new Approvals(id, { onDecided: () => this.look() });
     this.composer = new Composer({
@@ -282,6 +282,14 @@ export class Conversation {
     } catch (problem) {
       toast(problem.message, { bad: true });
     }
+  }
+
+  /** The run of this message goes on from what is stored: saying the same for the same run is safe to repeat. */
+  again(entry) {
+    const { parts } = entry.data;
+    const attachments = parts.filter((it) => it.type === "blob" || it.type === "uri").map(({ mime_type, content, uri }) => (uri ? { mime_type, url: uri } : { mime_type, data: content }));
+    const said = { message: textOf(entry), attachments, run_id: entry.run_id, ...(entry.agent && { agent: entry.agent }) };
+    return this.doing(() => post("run", { ...this.target(), ...said, background: true }));
   }
 
   async rename() {

@@ -10,8 +10,10 @@ const LONGEST = 60_000;
 
 /** The nodes of a log, in its order. Entries are given with `add` as they come, earlier ones with `addBefore`. */
 export class Turns {
-  /** `actions(entry)` gives the buttons of a message. */
-  constructor({ actions, user = () => null }) {
+  /** `actions(entry)` gives the buttons of a message; `again(entry)`: what was said with this message is tried again. */
+  constructor({ actions, again, user = () => null }) {
+    this.again = again;
+    this.asking = new Map();
     this.actions = actions;
     this.user = user;
     this.box = el("div.turns");
@@ -64,6 +66,7 @@ export class Turns {
     if (mine && this.seqs.has(1)) this.first ??= oneLine(entry.data.parts.find((it) => it.type === "text")?.content ?? "").slice(0, 200);
     const more = !mine && this.speaking === entry.run_id && entry.run_id !== null;
     this.speaking = mine ? null : entry.run_id;
+    if (mine && !this.asking.has(entry.run_id)) this.asking.set(entry.run_id, entry);
     const who = mine ? this.user() || "user" : entry.agent || entry.data.role;
     const head = el("header", el("b.who", el("bdi", oneLine(entry.data.name || who))), time(entry.time, "clock"), el("span.gap"), this.actions(entry));
     return [el(`article.turn.${mine ? "user" : "agent"}${more ? ".more" : ""}`, { data: { seq: entry.seq, run: entry.run_id ?? "" } }, head, body)];
@@ -125,7 +128,13 @@ export class Turns {
     const facts = [used.seconds && duration(used.seconds * 1000), used.output_tokens && `${compact(used.input_tokens ?? 0)} → ${compact(used.output_tokens)} tokens`];
     const about = facts.filter(Boolean).join("  ·  ");
     if (status === "completed") return [el("div.end", { data: { run: entry.run_id } }, el("span", about))];
-    return [el(`div.end.${status}`, { role: "note", data: { run: entry.run_id } }, el("b", ENDS[status] ?? status), error && el("span.why", { dir: "auto" }, clean(error)), el("span", about))];
+    return [el(`div.end.${status}`, { role: "note", data: { run: entry.run_id } }, el("b", ENDS[status] ?? status), error && el("span.why", { dir: "auto" }, clean(error)), el("span", about), status === "cancelled" ? null : this.tryAgain(entry.run_id))];
+  }
+
+  /** The button that goes on with a run; of one whose beginning is not shown there is none. */
+  tryAgain(run) {
+    const asking = this.asking.get(run);
+    return asking ? el("button.quiet.again", { type: "button", onclick: () => this.again(asking) }, "Try again") : "";
   }
 
   /** Runs that are under way by the entries shown, and are not: a Map of their statuses. What was broken off is told behind what it did. */
@@ -134,7 +143,7 @@ export class Turns {
       this.runs.set(run, "over");
       if (status !== "interrupted") continue;
       const did = [...this.box.querySelectorAll("[data-run]")].findLast((it) => it.dataset.run === run);
-      did?.after(el("div.end.interrupted", { role: "note", data: { run } }, el("b", ENDS.interrupted)));
+      did?.after(el("div.end.interrupted", { role: "note", data: { run } }, el("b", ENDS.interrupted), this.tryAgain(run)));
     }
     this.stopCalls();
   }
