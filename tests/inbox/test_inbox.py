@@ -546,7 +546,6 @@ def test_a_run_that_nobody_drives_is_not_shown_at_work(people: People) -> None:
     expect(page.locator(".end.interrupted")).to_contain_text("broken off: its process ended")
     expect(page.locator(".call .state")).to_have_text("no result")
     expect(page.locator(".turn.live")).to_have_count(0)
-    expect(page.locator(f".row[data-id={BROKEN}] .dot")).to_have_text("broken off")
 
 
 BEGUN = """
@@ -577,7 +576,10 @@ def test_a_process_that_dies_while_somebody_looks_on(people: People, place: Plac
     expect(page.locator(".turn.live.left")).to_have_count(1)
     expect(page.locator(".end.interrupted")).to_contain_text("broken off: its process ended")
     expect(live).to_have_count(0)
-    expect(people.person("#/s/killed").locator(".end.interrupted")).to_have_count(1)
+    later = people.person("#/s/killed")
+    expect(later.locator(".end.interrupted")).to_have_count(1)
+    for it in (page, later):
+        expect(it.locator(".row[data-id=killed] .dot")).to_have_text("broken off")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".turn.agent:not(.live)")).to_contain_text("You said: Will this end?")
     expect(page.locator(".turn.user")).to_have_count(1)
@@ -644,6 +646,42 @@ def test_everything_by_keys(people: People) -> None:
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.keyboard.press("Escape")
     expect(page.get_by_text("Choose a conversation")).to_be_visible()
+
+
+def test_the_focus_is_where_the_next_key_is_expected(people: People, place: Place) -> None:
+    page = people.person()
+    begin(page, "Where am I?")
+    expect(page.locator(".end")).to_be_visible()
+    log = page.locator(".log")
+    log.focus()
+    first = here(page)
+    page.keyboard.press("f")
+    page.wait_for_url(lambda url: first not in url)
+    expect(log).to_be_focused()
+    page.keyboard.press("#")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("listbox")).to_be_focused()
+    them = People(place.browser, place.locked.url)
+    them.expected = ("401",)
+    page = them.person()
+    page.get_by_label("API key").fill(place.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("listbox")).to_be_focused()
+    them.leave()
+
+
+def test_the_focus_goes_along_on_a_narrow_screen(people: People) -> None:
+    page = people.person(size=NARROW)
+    page.get_by_role("listbox").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".log")).to_be_focused()
+    page.keyboard.press("i")
+    expect(page.get_by_role("tab", name="Runs")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Details")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("listbox")).to_be_focused()
 
 
 def test_light_and_dark(people: People) -> None:

@@ -62,6 +62,7 @@ export class Conversation {
     const session = this.session;
     const status = session?.running ? "running" : session?.waiting ? "waiting" : null;
     const action = (text, about, act) => el("button.quiet", { type: "button", title: about, disabled: !session, onclick: act }, text);
+    const had = this.buttons().indexOf(document.activeElement);
     fill(
       this.head,
       el("button.icon.back", { type: "button", "aria-label": "Back to the list", onclick: () => this.hears.back() }, "‹"),
@@ -72,7 +73,12 @@ export class Conversation {
       el("div.actions", action("Fork", "Fork (f)", () => this.fork()), action("Export", "Export (e)", () => this.export()), action("Delete", "Delete (#)", () => this.delete())),
       el("button.icon.aside", { type: "button", title: "Runs, what was sent, state, info (i)", "aria-label": "Details", onclick: () => this.hears.panel() }, "◨"),
     );
+    this.buttons()[had]?.focus();
     document.title = session ? `${title(session)} – Holdfast` : "Holdfast";
+  }
+
+  buttons() {
+    return [...this.head.querySelectorAll("button")];
   }
 
   // --- reading ---

@@ -105,6 +105,7 @@ class Page {
     if (id === null) return toast("This address names no conversation", { bad: true }), location.replace("#");
     const key = kind ? `${kind}/${id ?? ""}` : "";
     if (key === this.shown && anew !== true) return;
+    const first = this.shown === undefined;
     this.shown = key;
     this.conversation?.close();
     this.conversation = this.composer = null;
@@ -112,6 +113,14 @@ class Page {
     if (kind === "s") this.showConversation(id);
     else if (kind === "new") this.showNew();
     else this.showNothing();
+    if (!first) this.settle();
+  }
+
+  /** Whoever uses the keys is somewhere: in what is shown, where what had the focus is gone. */
+  settle() {
+    const at = document.activeElement;
+    if (at !== document.body && at.getClientRects().length) return;
+    (this.conversation?.log ?? this.composer?.area ?? (location.hash ? this.main : this.list.box)).focus({ preventScroll: true });
   }
 
   showConversation(id) {
@@ -204,9 +213,12 @@ class Page {
 
   togglePanel() {
     const { box } = this.panel;
+    const within = box.contains(document.activeElement);
     box.hidden = !box.hidden;
     sessionStorage.setItem("holdfast.panel", box.hidden ? "closed" : "open");
     if (!box.hidden) this.panel.show(this.conversation?.session ?? null);
+    if (!box.hidden && innerWidth < WIDE) this.panel.focus();
+    else if (within) this.conversation?.head.querySelector(".aside").focus();
   }
 
   // --- keys ---
@@ -291,5 +303,5 @@ function withoutStale(session, known) {
 }
 
 theme.restore();
-onKeyWanted(askForKey);
-new Page();
+onKeyWanted((...given) => askForKey(...given).finally(() => page.settle()));
+const page = new Page();

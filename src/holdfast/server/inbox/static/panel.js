@@ -47,12 +47,17 @@ export class Panel {
     if (!this.box.hidden) this.draw();
   }
 
+  /** To the tab that is shown. */
+  focus() {
+    this.tabs.find((it) => it.dataset.tab === this.tab).focus();
+  }
+
   walk(event) {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!by) return;
     const names = Object.keys(TABS);
     this.choose(names[(names.indexOf(this.tab) + by + names.length) % names.length]);
-    this.tabs.find((it) => it.dataset.tab === this.tab).focus();
+    this.focus();
   }
 
   async draw() {
