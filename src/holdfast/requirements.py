@@ -6,7 +6,7 @@ come at once, the second finds the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import Any, Literal
 
@@ -16,9 +16,11 @@ from . import entries as kinds
 from .entries import Entry, NewEntry
 from .errors import AlreadyDecided, Corrupt, InvalidValue, UsageError
 from .ids import new_id
-from .messages import ToolCall
+from .messages import Message, ToolCall, ToolResult
+from .runs import WORKFLOW, RunInfo
 
 FORM = 1
+_CANCELLED = "A person cancelled the run that waited with this call: it was not executed."
 Kind = Literal["confirmation", "input", "external", "unknown"]
 Outcome = Literal["approve", "deny", "answer", "supply", "retry", "cancel", "expired"]
 
@@ -197,6 +199,19 @@ def told(entries: Iterable[Entry]) -> Needs:
             it = _decoded(entry, Decision)
             decided[it.requirement] = it
     return Needs(asked, decided)
+
+
+def never_executed(run: RunInfo, needs: Needs, messages: Sequence[Message]) -> list[Message]:
+    """What the model is told of the calls that a run waited with when it was cancelled, but for those that may have had an effect.
+
+    Of the steps of a workflow nobody is told: tried again, it still has them to do.
+    """
+    if run.window.get("model") == WORKFLOW:
+        return []
+    answered = {part.id for it in messages for part in it.parts if isinstance(part, ToolResult)}
+    unsure = {it.holds for it in needs.asked.values() if it.via is not None or it.kind == "unknown"}
+    calls = [part for it in messages for part in it.parts if isinstance(part, ToolCall) and part.id not in answered | unsure]
+    return [Message("tool", (ToolResult(_CANCELLED, call.id),), call.name) for call in calls]
 
 
 def asked(

@@ -14,7 +14,7 @@ from .entries import CANCELLED, COMPLETED, ERROR, INTERRUPTED, PAUSED, QUEUED, R
 from .errors import Conflict, Fenced, InvalidValue, OutcomeUnknown, SessionBusy, SessionGone, SessionNotFound, TooLarge, UsageError
 from .ids import new_id, now, run_id_of
 from .messages import Message, encode_message
-from .requirements import Requirement, entry_of, told
+from .requirements import Needs, Requirement, entry_of, never_executed, told
 from .runs import LEASE, WAIT, Metrics, Patience, RunEvent, RunInfo, through
 
 if TYPE_CHECKING:
@@ -280,21 +280,25 @@ async def _taken_away(session: Session, run_id: str, status: str, said: Partial 
             return False  # it is over, or nobody drives it that could let go of it
         try:
             version, partial = session.version, None if said is None else await said(log)
-            await _ended(session, run, told(log).open if status == CANCELLED else (), status, version, partial)
+            answers = [] if partial is None else [partial]
+            needs = told(log) if status == CANCELLED else Needs({}, {})
+            if run.status == PAUSED:
+                answers += never_executed(run, needs, [it.message() for it in log if it.kind == kinds.MESSAGE and not it.hidden])
+            await _ended(session, run, needs.open, status, version, answers)
         except (Conflict, Fenced) as moved:  # it went on meanwhile, or came to its end
             await patience.again(moved)
         else:
             return True
 
 
-async def _ended(session: Session, run: RunInfo, waits: Sequence[Requirement], status: str, version: int, partial: Message | None) -> None:
+async def _ended(session: Session, run: RunInfo, waits: Sequence[Requirement], status: str, version: int, answers: list[Message]) -> None:
     fence, time = session.held_by(run.id), now()
     event = _encoded(RunEvent(FORM, status, run.attempt, run.metrics, root=run.root))
     decided = [entry_of(it.cancel(), run.id, run.agent, time) for it in waits]
-    answer = () if partial is None else (message_entry(partial, time, run.id, run.agent),)
-    added = (*answer, *decided, NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time))
+    said = [message_entry(it, time, run.id, run.agent) for it in answers]
+    added = (*said, *decided, NewEntry(new_id(), kinds.RUN, event, run.id, run.agent, time))
     claim: dict[str, Any] = {} if fence is None else {"fence": fence, "claim": ClaimAct("release")}
-    if fence is None or partial is not None:
+    if fence is None or answers:
         claim["expect"] = version
     live = (BlobDrop(kinds.LIVE, run.id),)  # its driver can't take it away any more
     await session.write(entries=added, counts=counts_of(added), time=time, staged=False, drops=live, **claim)

@@ -23,6 +23,8 @@ from .ids import now
 T = TypeVar("T")
 
 LEASE = 30.0
+WORKFLOW = "workflow"
+"""What a workflow's run records as its model."""
 WAIT = 60.0
 
 

@@ -101,6 +101,19 @@ async def test_a_call_is_approved_with_other_arguments(models: Models, store: St
     assert sent(models.requests[1])[-1] == "=paid 50 for 7"
 
 
+@pytest.mark.parametrize("how", ["decided", "from outside"])
+async def test_the_model_knows_that_what_was_cancelled_was_not_executed(chat: Models, memory: Store, desk: Desk, how: str) -> None:
+    agent = chat.agent([REFUND, "It was not refunded."], store=memory, tools=desk.tools())
+    paused = await agent.run("refund 7", session_id="s")
+    if how == "decided":
+        await agent.continue_run(paused, [paused.requirements[0].cancel()])
+    else:
+        await agent.cancel_run(paused.run_id, "s")
+    await agent.run("was it?", session_id="s")
+    assert sent(chat.requests[1])[2] == "=A person cancelled the run that waited with this call: it was not executed."
+    assert desk.done == []
+
+
 @pytest.mark.parametrize(
     ("outcome", "value"),
     [("approve", "x"), ("approve", [1]), ("approve", False), ("approve", ""), ("deny", {"why": "no"}), ("cancel", "x")],

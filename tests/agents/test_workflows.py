@@ -437,6 +437,19 @@ async def test_who_approves_an_agents_step_may_change_what_it_is_told(models: Mo
     assert [sent(it) for it in models.requests] == [["pay 10"], ["pay 10"]]
 
 
+@pytest.mark.parametrize("how", ["decided", "from outside"])
+async def test_a_step_that_was_cancelled_is_asked_about_again_when_the_run_is_tried_again(memory: Store, work: Work, how: str) -> None:
+    flow = made(memory, Step(work.says("send"), confirm=True), work.says("next"))
+    paused = await flow.run("go", session_id="s", run_id="r")
+    if how == "decided":
+        await flow.continue_run(paused, [paused.requirements[0].cancel()])
+    else:
+        await flow.cancel_run("r", "s")
+    again = await flow.run("go", session_id="s", run_id="r")
+    assert (again.status, [it.kind for it in again.requirements]) == ("paused", ["confirmation"])
+    assert (await flow.continue_run(again, [again.requirements[0].approve()])).content == "next(send(go))"
+
+
 async def test_what_is_not_a_steps_to_change_is_refused_and_decided_anew(models: Models, store: Store, work: Work) -> None:
     flow = made(store, Step(models.agent(["Paid."], name="payer", store=store), confirm=True), Step(work.says("send"), confirm=True))
     paused = await flow.run("pay 1000", session_id="s")

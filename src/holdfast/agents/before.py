@@ -13,7 +13,7 @@ from ..entries import COMPLETED, PAUSED, QUEUED, RUNNING, Entry
 from ..errors import InvalidValue, UsageError
 from ..ids import now
 from ..messages import Message, ToolCall, ToolResult, decode_message
-from ..requirements import Decision, Kind, Needs, Requirement, asked, passed_on, told
+from ..requirements import Decision, Kind, Needs, Requirement, asked, never_executed, passed_on, told
 from ..runs import RunInfo, event_of
 from ..session import Session
 from .engine import Held
@@ -84,7 +84,8 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     def results(self) -> tuple[Message, ...]:
         """What the model is told of calls that are decided and not executed here."""
         told = [(self.needs.asked[id], it) for id, it in self.decided.items() if not it.executes and it.outcome != "cancel"]
-        return tuple(_result(asked, decision) for asked, decision in told if asked.via is None)
+        made = [_result(asked, decision) for asked, decision in told if asked.via is None]
+        return (*made, *(never_executed(self.run, self.needs, [*self.messages, *made]) if self.run is not None and self.cancelled else ()))
 
     @property
     def denied(self) -> frozenset[str]:

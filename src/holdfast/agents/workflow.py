@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..errors import InvalidValue, UsageError
+from ..runs import WORKFLOW
 from ..session import Session
 from .agent import Agent, asynchronous
 from .engine import check_holds
@@ -52,7 +53,7 @@ class Workflow(Agent):
         super().__init__(Pipeline(self.steps, self._session_for), name=name, **told, **more)
         self._leaves = by_name(self.steps)
         known = {name: (step.work, step.options) for name, step in self._leaves.items()}
-        self._crew = msgspec.structs.replace(self._crew, model="workflow", by_name=known)
+        self._crew = msgspec.structs.replace(self._crew, model=WORKFLOW, by_name=known)
         agent = asynchronous(agent)
         if agent is not None:
             history_too: dict[str, Any] = {
