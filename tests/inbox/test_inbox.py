@@ -456,6 +456,7 @@ def test_a_search_looks_at_more_at_once_and_waits_while_it_goes_on(people: Peopl
 
 
 def test_what_is_written_outlives_the_conversation_and_a_reload(people: People) -> None:
+    people.expected = ("404",)  # whoever asks for more of it at that moment
     page = people.person()
     begin(page, "Soon to be deleted")
     expect(page.locator(".end")).to_be_visible()
@@ -475,6 +476,7 @@ def test_what_is_written_outlives_the_conversation_and_a_reload(people: People) 
 
 
 def test_who_deletes_a_conversation_is_told_no_more_than_that(people: People) -> None:
+    people.expected = ("404",)  # whoever asks for more of it at that moment
     page, other = people.person(), people.person()
     begin(page, "Gone at once")
     expect(page.locator(".end")).to_be_visible()
