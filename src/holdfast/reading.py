@@ -19,7 +19,7 @@ from .files import FileInfo
 from .handle import MOST, Handle
 from .ids import check_id
 from .large import Stored
-from .messages import Message, system
+from .messages import Blob, File, Message, Uri, system
 from .requirements import Requirement
 from .runs import RunInfo
 from .state import StateChange, changes_in
@@ -68,7 +68,7 @@ class Readings(Handle):
         step = None if last is None else max(4 * last, 16)
         while True:
             page = await self.entries(last=step, before=before, kinds=(kinds.MESSAGE,), light=True)
-            messages = [message for message in (entry.message() for entry in page) if message.role in _CHAT_ROLES and message.text]
+            messages = [message for message in (entry.message() for entry in page) if message.role in _CHAT_ROLES and _says(message)]
             said = messages + said
             if last is None or len(page) < (step or 0) or len(said) >= last:
                 return await self.whole(said if last is None else said[max(len(said) - last, 0) :])
@@ -210,6 +210,11 @@ class Readings(Handle):
 def _passed_on(told: requirements.Needs, paused: set[str], among: Iterable[str] | None = None) -> set[str]:
     asked = [told.asked[id] for id in (told.asked if among is None else among) if id in told.asked]
     return {it.via.requirement for it in asked if it.via is not None and it.run_id in paused}
+
+
+def _says(message: Message) -> bool:
+    """Whether there is anything in it to read or to look at."""
+    return bool(message.text) or any(isinstance(part, Blob | Uri | File) for part in message.parts)
 
 
 def check_numbers(**given: int | None) -> None:

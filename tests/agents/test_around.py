@@ -569,6 +569,31 @@ async def test_what_a_history_keeps_is_chosen(
     assert (history.texts, sent(chat.requests[1])) == (kept, second)
 
 
+async def test_a_history_keeps_the_input_and_the_answer_of_a_run_that_waited(chat: Models, memory: Store) -> None:
+    """So does a posthook see the input, and not what was done meanwhile."""
+
+    @tool(confirm=True)
+    def pay() -> str:
+        """Pay."""
+        return "paid"
+
+    seen: list[list[str]] = []
+
+    class Looks(Posthook):
+        async def on_run(self, session: Session, requests: list[Message], agent: Any, reply: Any) -> Any:
+            seen.append([it.text for it in requests])
+            return reply
+
+    kept = Kept()
+    agent = chat.agent([call("pay"), "Paid.", "Yes."], store=memory, tools=[pay], context_providers=[kept], posthooks=[Looks()])
+    paused = await agent.run("pay", session_id="s")
+    await agent.continue_run(paused, [paused.requirements[0].approve()])
+    await agent.run("was it?", session_id="s")
+    assert kept.texts == ["pay", "Paid.", "was it?", "Yes."]
+    assert sent(chat.requests[2]) == ["pay", "Paid.", "was it?"]
+    assert [it for it in seen if it] == [["pay"], ["was it?"]]
+
+
 async def test_the_sessions_own_history_by_its_other_name(models: Models, memory: Store) -> None:
     server = models.serve(["a", "b", "c"])
     agent = Agent(models.model(server), store=memory, context_providers=[InMemoryHistoryProvider()])

@@ -16,12 +16,13 @@ from pydantic_ai import messages as ai
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
+import holdfast
 from holdfast import Message, MissingExtra, Native, Reasoning, Store, Text, ToolCall, ToolResult, UsageError, user
 from holdfast.adapters.openai_agents import HoldfastSession
 from holdfast.agents import Agent, Answered, Delta, Done, Engine, Said, Turn
 from holdfast.agents.engine import Step
 from holdfast.agents.native import FORMAT
-from holdfast.testing.model_server import call
+from holdfast.testing.model_server import Answer, Call, call
 
 from .conftest import Models, output_of, sent, statuses, texts, there, told
 
@@ -264,3 +265,16 @@ async def test_what_an_engine_says_after_its_end_is_not_asked_for(memory: Store)
     agent = Agent(Wrong(Done("a"), RuntimeError("never")), store=memory)
     assert (await agent.run("hi", session_id="s")).content == "a"
     assert await statuses(await there(agent, "s")) == ["completed"]
+
+
+@holdfast.register
+class City(BaseModel):
+    name: str
+    people: int
+
+
+async def test_a_typed_answer_keeps_its_type_when_it_is_asked_for_again(chat: Models, file_store: Store) -> None:
+    server = chat.serve([Answer(calls=(Call("final_result", {"name": "Leipzig", "people": 600_000}),))])
+    for _ in range(2):
+        agent = Agent(PydanticAgent(chat.impatient(server), output_type=City), store=file_store)
+        assert (await agent.run("which?", session_id="s", run_id="r")).content == City(name="Leipzig", people=600_000)

@@ -269,3 +269,18 @@ async def test_blocking_calls_inside_a_loop(chat: Models) -> None:
 
 def _echo(request: Request) -> str | Answer:
     return f"to {sent(request)[-1]}" if sent(request) else Answer(calls=(Call("x"),))
+
+
+async def test_a_stream_has_one_reader_at_a_time(chat: Models, store: Store) -> None:
+    agent = chat.agent([Answer(text="Hello there.", delay=0.2)], store=store)
+    stream = agent.run("hi", session_id="s", stream=True)
+
+    async def reads() -> int:
+        return len([event async for event in stream])
+
+    first = asyncio.create_task(reads())
+    await asyncio.sleep(0.05)
+    with pytest.raises(UsageError, match="another task reads this stream"):
+        await stream.output()
+    assert await first > 1
+    assert (await stream.output()).content == "Hello there."

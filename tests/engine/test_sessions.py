@@ -22,6 +22,7 @@ from holdfast import (
     StoreUnavailable,
     Text,
     ToolCall,
+    Uri,
     assistant,
     system,
     tool,
@@ -351,6 +352,12 @@ async def test_messages_come_in_order_all_last_and_before(store: Store) -> None:
     for asked in (session.get_messages(last=-1), session.get_chat_history(last=-1), session.runs(last=-1), session.entries(last=-1)):
         with pytest.raises(InvalidValue, match="last"):
             await asked
+
+
+async def test_chat_history_has_what_is_only_a_picture(store: Store) -> None:
+    session = await store.session("s")
+    await session.append(Message("user", (Uri("image", "https://example.org/cat.png"),)), assistant("A cat."), Message("user", (Text(""),)))
+    assert [it.role for it in await session.get_chat_history()] == ["user", "assistant"]
 
 
 async def test_chat_history_leaves_tools_and_instructions_out_over_many_pages(store: Store) -> None:

@@ -26,20 +26,39 @@ class RunContext:
 
     `input`: what the model is to answer (the session keeps what was really said). `past`: what is sent of the session's history.
     `context`: messages sent between the two, by the name of who added them. `answer`: None until the model has answered; set before,
-    the model is not called. `metadata`: anything, for this run alone.
+    the model is not called. `metadata`: anything, for this run alone. In a run that goes on, after a pause or a crash, `input` ends with
+    what was `said` before; `asked` is the input without it.
     """
 
-    def __init__(self, agent: Any, session: Session, run_id: str, input: Sequence[Message], past: Sequence[Message]) -> None:
+    def __init__(
+        self,
+        agent: Any,
+        session: Session,
+        run_id: str,
+        input: Sequence[Message],
+        past: Sequence[Message],
+        said: Sequence[Message] = (),
+    ) -> None:
         self.agent = agent
         self.session = session
         self.run_id = run_id
         self.input = list(input)
         self.past = list(past)
+        self.said = tuple(said)
         self.context: dict[str, list[Message]] = {}
         self.instructions: list[str] = []
         self.tools: list[Any] = []
         self.metadata: dict[str, Any] = {}
         self.answer: Any = None
+
+    @property
+    def asked(self) -> list[Message]:
+        """What stands for the input in what hooks and middleware have left of it and of what was said since: all before the latter."""
+        if not self.said:
+            return list(self.input)
+        places = range(len(self.input) - 1, -1, -1)
+        first = next((place for place in places if self.input[place] == self.said[0]), len(self.input) - len(self.said))
+        return self.input[: max(first, 0)]
 
     def extend_messages(self, source: str, messages: Sequence[Message]) -> None:
         """Send these messages too, before the input."""
@@ -210,7 +229,7 @@ class HistoryProvider(ContextProvider):
             sources = context.context.keys() if self.store_context_from is None else self.store_context_from
             kept += [message for source in sources for message in context.context.get(source, [])]
         if self.store_inputs:
-            kept += context.input
+            kept += context.asked
         if self.store_outputs and context.answer is not None:
             kept.append(assistant(str(context.answer)))
         if kept:
@@ -290,7 +309,7 @@ async def with_context(
     for provider, state in reversed(list(zip(providers, states, strict=True))):
         await provider.after_run(agent=context.agent, session=context.session, context=context, state=state)
     for hook in posthooks:
-        made = await hook.on_run(context.session, list(context.input), context.agent, context.answer)
+        made = await hook.on_run(context.session, context.asked, context.agent, context.answer)
         context.answer = made.text if isinstance(made, Message) else made
 
 

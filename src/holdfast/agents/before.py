@@ -234,14 +234,6 @@ def rewritten(messages: list[Message], sent: list[Message], given: int) -> list[
     return [*(sent or messages[:given]), *messages[given:]]
 
 
-def input_in(changed: list[Message], said: list[Message]) -> list[Message]:
-    """What stands for the input in what hooks and middleware have left of it and of what was `said` since: all before the latter."""
-    if not said:
-        return list(changed)
-    first = next((place for place in range(len(changed) - 1, -1, -1) if changed[place] == said[0]), len(changed) - len(said))
-    return changed[: max(first, 0)]
-
-
 def final_note(call: str) -> bytes:
     """The body of a note that this call of a final tool has given its result."""
     return msgspec.json.encode({"type": "final", "call": call})

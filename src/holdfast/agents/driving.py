@@ -24,7 +24,7 @@ from ..requirements import Requirement, entry_of
 from ..running import Run, cancel_members
 from ..runs import Metrics, Patience
 from .around import RunContext, halts_history, loads_history, through_middleware, with_context
-from .before import Before, final_note, held, input_in, look, open_calls, reruns, rewritten, waiting
+from .before import Before, final_note, held, look, open_calls, reruns, rewritten, waiting
 from .engine import Answered, Delta, Done, Held, Said, Turn, by_name, check_holds
 from .events import Event, HandedOver, RunEnded, RunStarted
 from .history import History, Past, calls_of, results_of, tokens_of, valid
@@ -261,7 +261,9 @@ class Driving:
             self.run.window["service"] = self._service
         sent = self._before.sent if self._before.asked else []
         self._given = rewritten(self.tale.messages, sent, self._inputs)
-        return RunContext(self.crew.agent, self.session, self.run.id, self._given, past.messages if past else [])
+        return RunContext(
+            self.crew.agent, self.session, self.run.id, self._given, past.messages if past else [], self.tale.messages[self._inputs :]
+        )
 
     def _serves(self) -> str | None:
         """The provider's id of this conversation, where it is the source of the past; None where the session or another history is."""
@@ -296,7 +298,7 @@ class Driving:
 
     async def _drive(self, context: RunContext) -> None:
         """Ask the engine, and whoever the conversation is handed over to; the answer goes to the context."""
-        given, own = input_in(context.input, self.tale.messages[self._inputs :]), context.input
+        given, own = context.asked, context.input
         self._note(context, len(given))
         for _ in range(MOST_HANDOVERS + 1):
             await self._ask(context, own)

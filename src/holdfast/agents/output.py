@@ -13,7 +13,7 @@ from ..messages import Message
 from ..requirements import Requirement
 from ..runs import Metrics, RunInfo
 from ..session import Session
-from ..values import Tagged, decode
+from ..values import Tagged, decode, encode
 
 
 class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +70,15 @@ def shown_of(value: Any) -> Any:
         return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_fields_or_text))
     except (TypeError, ValueError, OverflowError, RecursionError):
         return str(value)
+
+
+def typed_of(answer: Any, plain: Any) -> bytes | None:
+    """The stored form that gives an answer back with its type; None where `plain` does, and where there is none."""
+    try:
+        value = encode(answer)
+        return None if encode(plain) == value else value
+    except InvalidValue:
+        return None
 
 
 def _fields_or_text(value: Any) -> Any:

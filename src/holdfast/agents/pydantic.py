@@ -31,7 +31,7 @@ from ..requirements import Requirement
 from . import native
 from .around import ModelCall
 from .engine import Answered, Delta, Done, Held, Said, Step, Turn
-from .output import content_of
+from .output import content_of, typed_of
 from .tools import ToolOptions, Waits, as_model_sees, check_fits, executing, name_of, options_of
 
 
@@ -148,7 +148,8 @@ class PydanticEngine:
             if isinstance(output, DeferredToolRequests):
                 yield _held(output, calls.waiting)
                 return
-            yield Done(output, None if isinstance(output, str) else to_jsonable_python(output, fallback=str))
+            plain = None if isinstance(output, str) else to_jsonable_python(output, fallback=str)
+            yield Done(output, plain, None if plain is None else typed_of(output, plain))
 
 
 def _new_to(history: list[ai.ModelMessage], run_id: str) -> str | None:

@@ -39,6 +39,8 @@ class RunStream(AsyncIterator[Event]):
         await self.aclose()
 
     async def __anext__(self) -> Event:
+        if self._feed is not None and self._feed.read:
+            raise UsageError("another task reads this stream: read it in one place, and follow the run (agent.follow) in others")
         try:
             event = None if self._closed else await self._started().next()
         except Exception as error:
@@ -100,6 +102,8 @@ class _Feed:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._ended = False
+        self.read = False
+        """Whether somebody waits for the next event."""
 
     async def fill(self, go: Callable[[Callable[[Event], None]], Coroutine[Any, Any, RunOutput]]) -> None:
         try:
@@ -111,7 +115,11 @@ class _Feed:
         """The next event, None after the last; raises what the run raised."""
         if self._ended:
             return None
-        event = await self._queue.get()
+        self.read = True
+        try:
+            event = await self._queue.get()
+        finally:
+            self.read = False
         if event is None:
             assert self.task is not None
             try:
