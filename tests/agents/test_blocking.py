@@ -109,3 +109,14 @@ def test_what_is_no_agent_is_refused(chat: Models) -> None:
         sync.Team("test", members=["desk"])  # type: ignore[list-item]
     with pytest.raises(holdfast.InvalidValue, match="belongs to the agents of its steps"):
         sync.Workflow([repr], tools=[])
+
+
+def test_instructions_are_made_of_the_blocking_form_where_they_ask_for_it(chat: Models, store: sync.Store) -> None:
+    def instructions(session: sync.Session) -> str:
+        return f"{session.id} has {len(session.runs())} runs."
+
+    server = chat.serve(["a", "b"])
+    agent = sync.Agent(chat.model(server), instructions=instructions, store=store)
+    for _ in range(2):
+        agent.run("hi", session_id="s")
+    assert [request.input[0]["content"] for request in server.requests] == ["s has 1 runs.", "s has 2 runs."]

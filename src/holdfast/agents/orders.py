@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -16,7 +17,7 @@ from ..store import Store
 from .around import ContextProvider, Middleware, Posthook, Prehook
 from .engine import Engine
 from .history import History
-from .tools import ToolOptions
+from .tools import ToolOptions, takes_blocking
 
 Instructions = str | Callable[..., Any] | None
 
@@ -25,6 +26,8 @@ async def made(given: Instructions, session: Session) -> str | None:
     """The text of instructions, made for this session where a function makes it."""
     if not callable(given):
         return given
+    if (blocking := takes_blocking(given)) is not None:  # which may not wait on the loop that it waits for
+        return await asyncio.to_thread(lambda: given(blocking.current()))
     text = given(session) if inspect.signature(given).parameters else given()
     return cast("str | None", await text if inspect.isawaitable(text) else text)
 

@@ -253,6 +253,15 @@ def _written(it: Any) -> Any:
     return it if inspect.isroutine(it) or inspect.isclass(it) else type(it).__call__
 
 
+def takes_blocking(function: Callable[..., Any]) -> Any:
+    """The blocking form of a session, where a parameter is typed so; None otherwise, and where the types can't be found."""
+    try:
+        forms = [_session_in(hint) for name, hint in _hints(function).items() if name != "return"]
+    except InvalidValue:
+        return None
+    return next((it for it in forms if it is not None and not issubclass(it, Session)), None)
+
+
 def _session_in(hint: Any) -> Any:
     """The session's class in a parameter's type: `holdfast.Session` or its blocking form, also `| None` or annotated; None without one."""
     origin = get_origin(hint)

@@ -209,7 +209,7 @@ class SessionTold(Told):
     running: bool
     parent: str | None
     origin: dict[str, Any] | None
-    status: Status = Field(description="`error`, where the last run failed, is only told with `lines`.")
+    status: Status = Field(description="`error` and `interrupted` (the last run failed, or was broken off) are only told with `lines`.")
     last_line: str | None = Field(None, description="The beginning of what was said last; only with `lines`.")
     first_line: str | None = Field(None, description="Of a session without a name: how it begins; only with `lines`.")
 
