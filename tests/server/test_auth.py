@@ -34,8 +34,9 @@ from holdfast.server.guard import SafeHeaders
 from holdfast.server.keys import Keys, hash_of, new_key
 from holdfast.server.problems import Problem
 from holdfast.server.tokens import Tokens
+from holdfast.testing.model_server import ModelServer
 
-from .crowd import AUTH, HERE, KEYS, client
+from .crowd import AUTH, HERE, KEYS, application, client, desk
 
 
 def served(**settings: Any) -> FastAPI:
@@ -52,6 +53,19 @@ def test_a_key_is_256_random_bits_and_only_its_hash_is_kept() -> None:
     assert key != new_key()
     assert hash_of(key).startswith("sha256:")
     assert key not in repr(vars(Keys([Key(hash=hash_of(key), user="ada")], "default")))
+
+
+async def test_a_call_that_is_repeated_with_another_key_of_the_same_user_is_the_same_run() -> None:
+    """Keys are changed while calls are under way. Who else says the same has a run of their own."""
+    old, new, other = new_key(), new_key(), new_key()
+    auth = Auth(keys=[Key(hash=hash_of(old), user="ada"), Key(hash=hash_of(new), user="ada"), Key(hash=hash_of(other), user="bob")])
+    with ModelServer(desk) as model:
+        app = application(model.base_url, auth=auth)
+        async with app.router.lifespan_context(app), client(app) as it:
+            whose = [{"idempotency-key": "order-7", "x-api-key": key} for key in (old, new, other)]
+            found = [(await it.post("/run", json={"message": "hello"}, headers=headers)).json()["session_id"] for headers in whose]
+    assert found[0] == found[1] != found[2]
+    assert len(model.requests) == 2
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key"])

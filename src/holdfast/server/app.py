@@ -87,7 +87,7 @@ def _surround(app: FastAPI, serving: Serving) -> None:
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
     "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-API-Key"],
-    "expose_headers": ["Retry-After", "WWW-Authenticate", "Content-Disposition"],
+    "expose_headers": ["Content-Disposition", "Location", "Retry-After", "WWW-Authenticate"],
     "allow_credentials": False,  # a caller shows a key or a token by itself: no browser has to add anything
 }
 

@@ -94,10 +94,11 @@ def _begun(response: Response, run: Under, status: str) -> RunBegun:
 
 
 def _session_for(caller: Caller, key: str | None) -> str:
-    """The session of a call that names none: a repeated one has to come to the same."""
+    """The session of a call that names none: a repeated one has to come to the same, by whichever of a user's keys it is made."""
     if key is None:
         return new_session_id()
-    return hashlib.blake2b("\0".join((caller.tenant, caller.user or "", caller.name, key)).encode(), digest_size=16).hexdigest()
+    whose = (caller.tenant, caller.user or "", "" if caller.user else caller.name, key)
+    return hashlib.blake2b("\0".join(whose).encode(), digest_size=16).hexdigest()
 
 
 async def _told(
