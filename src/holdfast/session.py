@@ -35,7 +35,7 @@ from .ids import check_id, check_session_id, new_id, new_incarnation, new_sessio
 from .info import Link, SessionInfo, check_ttl, copied, info_of
 from .messages import Message
 from .reading import Readings, check_numbers
-from .running import Run, cancel, counts_of, message_entry, release
+from .running import Run, cancel, cancel_members, counts_of, message_entry, release
 from .runs import LEASE, WAIT, Metrics
 from .state import CACHE_PREFIX, Scope, State, VolatileCache
 from .values import decode, encode
@@ -237,7 +237,8 @@ class Session(Readings):
     async def rewind(self, *, to: int | None = None, last: int | None = None) -> int:
         """Hide the entries after seq `to`, or the newest `last` messages with what follows them; how many were there to be hidden.
 
-        They stay in the record, out of every window. The cut is where you say: it may leave a tool call whose result is hidden.
+        They stay in the record, out of every window. The cut is where you say: it may leave a tool call whose result is hidden. What
+        members wait for under runs that are hidden is cancelled.
         """
         if (to is None) == (last is None):
             raise UsageError("rewind takes either to=SEQ or last=N messages")
@@ -253,6 +254,8 @@ class Session(Readings):
             except Conflict as conflict:
                 await patience.again(conflict)
             else:
+                for id in {it.run_id for it in gone if it.kind == kinds.REQUIREMENT and it.run_id}:
+                    await cancel_members(self, id)
                 await self.look_who_waits()
                 return len(gone)
 
