@@ -327,6 +327,20 @@ class Stub(Middleware):
         call.result = f"stub {call.arguments['n']}"
 
 
+@pytest.mark.parametrize("given", ["canned", assistant("canned"), 7], ids=["text", "message", "neither"])
+async def test_a_model_call_is_answered_with_text_or_a_message(chat: Models, memory: Store, given: Any) -> None:
+    class Gives(Middleware):
+        async def on_model_call(self, call: ModelCall, call_next: Next) -> None:
+            call.answer = given
+
+    running = chat.agent([], store=memory, middleware=[Gives()]).run("hi", session_id="s")
+    if given == 7:
+        with pytest.raises(InvalidValue, match="answered 7: set call"):
+            await running
+    else:
+        assert (await running).content == "canned"
+
+
 @BOTH
 async def test_a_run_may_be_answered_without_the_model(models: Models, memory: Store, stream: bool) -> None:
     agent = models.agent([], store=memory, middleware=[Cached()])

@@ -883,7 +883,8 @@ def test_what_a_workflow_can_not_be(chat: Models, memory: Store) -> None:
     duty = Team(chat.model(chat.servers[0]), members=[chat.agent([], name="a")], mode="handoff")
     refused: list[tuple[Callable[[], Any], str]] = [
         (lambda: Workflow([]), "one step at least"),
-        (lambda: Workflow([f, f]), "two steps are called 'f'"),
+        (lambda: Workflow([f, f]), r"two steps are called 'f': name one with Step\("),
+        (lambda: Workflow([Parallel(f), Parallel(f)]), r"two steps are called 'parallel': name one with Parallel\("),
         (lambda: Workflow(["f"]), "a step is a function"),
         (lambda: Workflow([nameless]), "a name has 1 to 100"),
         (lambda: Workflow([Step(f, name="a/b")]), "no slash"),

@@ -126,8 +126,9 @@ def ordered(steps: Sequence[Any], where: str) -> list[Part]:
         raise InvalidValue(f"{where}: give one step at least")
     parts = [it if isinstance(it, _PARTS) else Step(it) for it in steps]
     names = [name for it in parts for name in (it.name, *([] if isinstance(it, Step | Parallel) else [f"{it.name}?"]))]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise InvalidValue(f"{where}: two steps are called {min(twice)!r}: name one with Step(..., name=...)")
+    if twice := [it for it in parts if names.count(it.name) > 1] or [it for it in parts if names.count(f"{it.name}?") > 1]:
+        fix = f"{type(twice[0]).__name__}(..., name=...)"
+        raise InvalidValue(f"{where}: two steps are called {twice[0].name!r}: name one with {fix}")
     return parts
 
 

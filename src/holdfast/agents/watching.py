@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec import UNSET
 
-from ..errors import Unsupported
-from ..messages import Message
+from ..errors import InvalidValue, Unsupported
+from ..messages import Message, assistant
 from ..session import Session
 from .around import Middleware, ModelCall, Purpose, ToolInvocation, through_middleware
 
@@ -54,7 +54,12 @@ class Watched:
         await through_middleware(self._model, call, last)
         if call.answer is None:
             raise ValueError("a middleware around a model call returned without call_next() and without call.answer")
-        return call.answer
+        answer: Any = call.answer
+        if isinstance(answer, str):
+            return assistant(answer)
+        if not isinstance(answer, Message):
+            raise InvalidValue(f"a middleware around a model call answered {answer!r:.80}: set call.answer to text or to a message")
+        return answer
 
     async def tool(self, id: str | None, name: str, arguments: dict[str, Any], execute: Callable[[dict[str, Any]], Awaitable[Any]]) -> Any:
         """The tool's result, or what middleware made of it; `execute` executes it."""
