@@ -675,6 +675,7 @@ def test_the_focus_is_where_the_next_key_is_expected(people: People, place: Plac
 
 def test_the_focus_goes_along_on_a_narrow_screen(people: People) -> None:
     page = people.person(size=NARROW)
+    expect(rows(page).first).to_be_visible()
     page.get_by_role("listbox").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".log")).to_be_focused()
