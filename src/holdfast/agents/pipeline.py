@@ -24,7 +24,7 @@ from .engine import Answered, Done, Held, Said, Turn
 from .engine import Step as Told
 from .history import results_of
 from .members import work
-from .output import content_of, shown_of, text_of
+from .output import content_of, shown_of, text_of, typed_of
 from .steps import Condition, Loop, Parallel, Part, Router, Step, StepInput, StepOutput
 from .tools import Waits, as_model_sees, executing
 
@@ -262,8 +262,8 @@ def _arguments(step: Step, given: StepInput) -> dict[str, Any]:
 def _answer(content: Any) -> Done:
     if type(content) is str:
         return Done(content)
-    plain, value = shown_of(content), encode(content)
-    return Done(content, plain, None if encode(plain) == value else value)
+    plain = shown_of(content)
+    return Done(content, plain, typed_of(content, plain))
 
 
 def as_text(done: Done) -> str:

@@ -36,12 +36,11 @@ from .tools import ToolOptions, Waits, as_model_sees, check_fits, executing, nam
 
 
 class Prepared(NamedTuple):
-    """An agent's tools as pydantic-ai's own, whether any of them may make a run wait, and those that a person has to approve, by name."""
+    """An agent's tools as pydantic-ai's own, and whether any of them may make a run wait."""
 
     tools: list[Tool[Any]]
     sets: list[AbstractToolset[Any]]
     holds: bool
-    confirmed: frozenset[str]
 
 
 class PydanticEngine:
@@ -58,22 +57,24 @@ class PydanticEngine:
         self._unused = [self.agent.model]
         self._models: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
         self._output: Any = [self.agent.output_type, DeferredToolRequests]
-        self._given = isinstance(model, PydanticAgent)
-        self._may_hold = self._given and not getattr(self.agent, "_output_validators", ())
+        self._may_hold = isinstance(model, PydanticAgent) and not getattr(self.agent, "_output_validators", ())
         """An agent's own tools may have to wait too; one with validators of its output takes no other output, and has to name it itself."""
         self._prepared: tuple[Any, Prepared] | None = None
 
     def prepare(self, tools: tuple[Any, ...]) -> Prepared:
         """The engine's own form of `tools`; `InvalidValue` for a function no schema can be made for."""
         known = self._prepared
-        if known is None or known[0] is not tools or self._given:  # who made that agent may have added tools
+        if known is None or known[0] is not tools:
             sets = [cast("AbstractToolset[Any]", it) for it in tools if isinstance(it, AbstractToolset)]
-            made, named = [_tool(it) for it in tools if not isinstance(it, AbstractToolset)], self.named(tools)
+            self._confirmed(tools)
             holds = self._may_hold or bool(sets) or any(options_of(it).needs or options_of(it).delegates for it in tools)
-            confirmed = frozenset([name for name, it in named.items() if _checked(it).needs == "confirmation"])
-            known = (tools, Prepared(made, sets, holds, confirmed))
+            known = (tools, Prepared([_tool(it) for it in tools if not isinstance(it, AbstractToolset)], sets, holds))
             self._prepared = known  # one value: an engine may serve agents with other tools, in other threads
         return known[1]
+
+    def _confirmed(self, tools: tuple[Any, ...]) -> frozenset[str]:
+        """The tools that a person has to approve, by name, as they are now: who made the agent may have added some."""
+        return frozenset([name for name, it in self.named(tools).items() if _checked(it).needs == "confirmation"])
 
     def named(self, tools: Iterable[Any]) -> dict[str, Any]:
         """As `Engine` says; those in toolsets too, and the agent's own."""
@@ -107,8 +108,9 @@ class PydanticEngine:
 
     async def run(self, turn: Turn) -> AsyncGenerator[Step]:
         """As `Engine.run`."""
-        tools, sets, holds, confirmed = self.prepare(turn.tools)
-        history, calls = _asking(_sent_anew(native.requests(turn.messages), turn.service), turn), _capability(turn, confirmed)
+        tools, sets, holds = self.prepare(turn.tools)
+        history = _asking(_sent_anew(native.requests(turn.messages), turn.service), turn)
+        calls = _capability(turn, self._confirmed(turn.tools))
         async with (self.agent if turn.own else self._beside()).iter(
             model=self._model_here(),
             message_history=history,
